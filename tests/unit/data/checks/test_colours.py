@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from moma_core.data.augment.stain import DENSITY_FROM_STAINS
 from moma_core.data.checks.pictures import look_at_pictures
-from moma_core.data.patch import TRAIN, Patch, PatchIndex, PatchSource
+from moma_core.data.patch import NO_LABEL, TRAIN, Patch, PatchIndex, PatchSource
 from moma_core.data.sources.demo_tissue import EmbeddedSource
 from moma_core.data.sources.fault_tolerant import TolerantSource
-from moma_core.data.splits import ReindexedSource
+from moma_core.data.splits import ReindexedSource, hide_labels
 from moma_core.data.stain_normalisation import (
     StainNormalisationSection,
     StainNormalisedSource,
@@ -92,6 +92,30 @@ def test_what_stands_in_for_a_broken_picture_is_not_counted() -> None:
 
     even = int((_Pictures(pixels).index.rows(TRAIN) % 2 == 0).sum())
     assert text.startswith(f"{even} of {even} training pictures")
+
+
+def test_blank_pictures_count_for_the_labels_that_training_sees() -> None:
+    whole = PatchIndex(
+        np.repeat([0, 1], 20).astype(np.int16),
+        np.zeros(40, np.uint8),
+        np.full(40, -1, np.int32),
+    )
+    index = hide_labels(whole, keep_labelled=6, seed=0)
+    glass = np.flatnonzero((whole.labels == 0) & (index.labels == NO_LABEL))[:3]
+    tissue = _stained(HAEMATOXYLIN_AND_EOSIN)
+
+    def pixels(row: int) -> Pixels:
+        return np.full((16, 16, 3), 240, np.uint8) if row in glass else tissue(row)
+
+    pictures = _Pictures(pixels)
+    pictures.index = whole
+    target = stain_target(StainNormalisationSection(method="macenko"))
+    source = ReindexedSource(StainNormalisedSource(pictures, target), index)
+
+    found = look_at_pictures(source, None, view_size_px=16, max_unreadable=0)
+
+    assert int((index.labels == 0).sum()) == len(glass)
+    assert not [each for each in found if "among them all of" in each.text]
 
 
 def test_classes_that_may_be_colours_are_not_looked_at() -> None:

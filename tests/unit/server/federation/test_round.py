@@ -34,6 +34,20 @@ def run(sites: FakeSites, rules: RoundRules = RULES) -> dict[str, SiteEntry]:
     return round_.run(list(sites.behaviours))
 
 
+def stands_of(sites: FakeSites) -> list[RoundStand]:
+    """Runs a round, and returns how it stood whenever that changed."""
+    stands: list[RoundStand] = []
+    Round(
+        TASK,
+        sites=sites,
+        rules=RULES,
+        clock=sites.clock,
+        accept=accept_all,
+        on_progress=stands.append,
+    ).run(list(sites.behaviours))
+    return stands
+
+
 def world(**behaviours: Behaviour) -> FakeSites:
     return FakeSites(FakeClock(), behaviours)
 
@@ -179,16 +193,8 @@ def test_a_site_that_refused_and_starts_again_takes_part_in_the_same_round() -> 
 def test_a_round_says_who_refused_until_it_may_return() -> None:
     sites = world(a=refuses_at_first, b=silent)
     sites.reconnects["a"] = [1040]
-    stands: list[RoundStand] = []
 
-    Round(
-        TASK,
-        sites=sites,
-        rules=RULES,
-        clock=sites.clock,
-        accept=accept_all,
-        on_progress=stands.append,
-    ).run(["a", "b"])
+    stands = stands_of(sites)
 
     assert [(each.done, dict(each.own)) for each in stands] == [
         (0, {}),
@@ -200,16 +206,8 @@ def test_a_round_says_who_refused_until_it_may_return() -> None:
 def test_after_its_last_return_a_site_is_told_that_it_is_asked_no_more() -> None:
     sites = world(a=refuses, b=silent)
     sites.reconnects["a"] = [1000.0 + second for second in range(100)]
-    stands: list[RoundStand] = []
 
-    Round(
-        TASK,
-        sites=sites,
-        rules=RULES,
-        clock=sites.clock,
-        accept=accept_all,
-        on_progress=stands.append,
-    ).run(["a", "b"])
+    stands = stands_of(sites)
 
     own = [each.own["a"].may_return for each in stands if "a" in each.own]
     assert set(own[:-1]) == {True}
@@ -262,6 +260,22 @@ def test_to_connect_anew_gives_a_failing_site_one_try_a_time() -> None:
 
     assert entries["a"].state == "failed"
     assert [site for site, _ in sites.asked].count("a") == RULES.tries + 3
+
+
+def test_a_link_that_drops_after_a_return_costs_a_site_none_of_the_others() -> None:
+    def fails_drops_and_takes_part(_task: RoundTask, ask: int) -> Reply | RoundReport:
+        if ask <= RULES.tries:
+            return Reply("", trouble="failed", reason="the site could not do the work")
+        if ask == RULES.tries + 1:
+            return Reply("", trouble="away", reason="the site was lost")
+        return RoundReport(patches=10, metrics={"loss": 0.5})
+
+    sites = world(a=fails_drops_and_takes_part, b=silent)
+    sites.reconnects["a"] = [1000.0 + second for second in range(100)]
+
+    entries = run(sites)
+
+    assert entries["a"].state == "took_part"
 
 
 def test_a_round_does_not_wait_for_a_site_that_refused_to_come_back() -> None:
