@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 
 from benchmarks.keep import COLUMNS, RULES, Rule, judged, table
+from moma_core.training.best import BestStudent
+from tests.support.site.tiny import ConvEncoder
 
 CURVE = (0.2, 0.6, 0.5, 0.6, 0.4, 0.7)
 
@@ -17,6 +20,19 @@ CURVE = (0.2, 0.6, 0.5, 0.6, 0.4, 0.7)
 )
 def test_a_rule_chooses_as_training_does(rule: Rule, chosen: tuple[int, int]) -> None:
     assert rule.choose(CURVE) == chosen
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("patience", [0, 2, 4])
+def test_the_best_epoch_is_that_of_the_training_loop(seed: int, patience: int) -> None:
+    figures = np.random.default_rng(seed).integers(0, 6, 20) / 6  # with ties
+    best, student, epoch = BestStudent(), ConvEncoder(), 0
+    for epoch, figure in enumerate(figures.tolist(), start=1):
+        best.note(figure, student, epoch)
+        if patience and best.waited == patience:
+            break
+
+    assert Rule("best", patience).choose(figures.tolist()) == (best.step - 1, epoch)
 
 
 def test_no_half_judges_its_own_choice() -> None:
