@@ -1,5 +1,6 @@
 """A child process that is started again when it ends, later each time."""
 
+import signal
 import subprocess
 import threading
 import time
@@ -92,6 +93,18 @@ class SupervisedChild:
             pause = self._backoff.pause()
             self._on_exit(child.returncode, pause)
             self._stopping.wait(pause)
+
+
+def how_it_ended(status: int) -> str:
+    """Returns in words how a child ended, for its parent's log.
+
+    A child that the kernel kills for its memory says nothing itself.
+    """
+    if status == -signal.SIGKILL:
+        return "was killed (SIGKILL), as the kernel does where memory is short"
+    if status < 0:
+        return f"was ended by signal {-status}"
+    return f"ended with status {status}"
 
 
 def wait_or_kill(child: Child, seconds: float) -> None:

@@ -28,7 +28,7 @@ from moma_core.federation.run_state import RunState
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.runtime.files import Stamp, stat_fingerprint
-from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
+from moma_core.runtime.supervise import SupervisedChild, how_it_ended, wait_or_kill
 
 _logger = logging.getLogger(__name__)
 
@@ -274,6 +274,14 @@ class FederationNode:
                 "another program is connected with this site's node key (a second "
                 "machine, or one that was killed less than a minute ago); trying again "
                 "in %.0f s",
+                pause,
+            )
+            return
+        if status < 0:
+            _logger.warning(
+                "the process that is connected for this site %s; starting it again in "
+                "%.0f s",
+                how_it_ended(status),
                 pause,
             )
             return

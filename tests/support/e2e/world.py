@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class World:
 
     Attributes:
         environments: What a program gets beside this process's environment, by name.
+        on_start: Takes each program when it was started, by name.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class World:
         self.folder = folder
         self.programs: list[Program] = []
         self.environments: dict[str, Mapping[str, str]] = {}
+        self.on_start: dict[str, Callable[[Program], object]] = {}
         self.names = tuple(sites)
         places = ("edge", "teach", "enrol", "coordinator", "teacher", *sites)
         self.ports = {place: free_port() for place in places}
@@ -153,6 +155,8 @@ class World:
         log, environment = self.folder / f"{name}.log", self.environments.get(name)
         program = Program(name, log, self.ports[name], line, environment)
         self.programs.append(program)
+        if name in self.on_start:
+            self.on_start[name](program)
         return program
 
     # ------------------------------------------------------------------- looks

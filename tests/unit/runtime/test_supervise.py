@@ -4,10 +4,13 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from moma_core.runtime.supervise import (
     Backoff,
     Child,
     SupervisedChild,
+    how_it_ended,
     wait_or_kill,
 )
 
@@ -88,3 +91,18 @@ def test_a_child_that_does_not_end_in_time_is_killed() -> None:
         wait_or_kill(child, 0.1)
 
     assert child.returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("raise SystemExit(3)", "ended with status 3"),
+        ("import os; os.kill(os.getpid(), 9)", "killed (SIGKILL), as the kernel does"),
+        ("import os; os.kill(os.getpid(), 11)", "ended by signal 11"),
+    ],
+)
+def test_what_ended_a_child_is_said_in_its_place(end: str, says: str) -> None:
+    with _python(end) as child:
+        child.wait(_SECONDS)
+
+    assert says in how_it_ended(child.returncode)

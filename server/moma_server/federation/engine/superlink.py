@@ -34,7 +34,7 @@ from moma_core.pki.certificates import (
 )
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import make_folder, write_private
-from moma_core.runtime.supervise import SupervisedChild, wait_or_kill
+from moma_core.runtime.supervise import SupervisedChild, how_it_ended, wait_or_kill
 from moma_server.federation.engine.socket import (
     ENGINE_URL,
     SUPEREXEC_ENDED,
@@ -177,7 +177,7 @@ class SuperLink:
         kill_marked(self._mark)
 
     def _log_exit(self, status: int, _pause: float) -> None:
-        what = f"SuperLink ended with status {status}"
+        what = f"SuperLink {how_it_ended(status)}"
         if status == SUPEREXEC_ENDED:
             what = "SuperExec, which starts the runs, ended and SuperLink with it"
         _logger.error("%s, see %s", what, self._log)

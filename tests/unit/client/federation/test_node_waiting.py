@@ -95,3 +95,16 @@ def test_a_site_that_hears_nothing_says_so_now_and_then(
         "nothing was heard of the coordinator at 127.0.0.1:9 for 10 min; this site "
         "waits for 72 h in all"
     ]
+
+
+def test_a_nodes_process_that_the_kernel_killed_is_not_taken_for_an_absent_coordinator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = FederationNode(settings_in(tmp_path))
+
+    node._log_exit(-9, 2.0)
+    node._log_exit(1, 2.0)
+
+    killed, away = caplog.messages
+    assert "was killed (SIGKILL), as the kernel does where memory is short" in killed
+    assert away.startswith("not connected, waiting for the coordinator")
