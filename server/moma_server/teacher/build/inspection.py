@@ -241,10 +241,10 @@ def _recipe(
     backend: BackendSection,
     said: _Described,
 ) -> ImportRecipe:
+    preset = None if setup.preset is None else _preset(setup.preset)
     card = CardSection()
-    if setup.preset is not None:
-        card = CardSection(licence=_preset(setup.preset).licence)
-    preset = PRESETS.get(setup.preset or "")
+    if preset is not None:
+        card = CardSection(licence=preset.licence, mpp=preset.mpp)
     try:
         return ImportRecipe(
             name=setup.name,

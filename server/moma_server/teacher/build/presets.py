@@ -36,6 +36,8 @@ class Preset:
         mean: Per channel, of pixels in [0, 1].
         std: Per channel.
         input_size_px: Side of its patches.
+        mpp: Microns a pixel of them; None: its makers name a magnification, several, or
+            none.
         layout: Whose names its file has.
     """
 
@@ -48,6 +50,7 @@ class Preset:
     mean: Channels = _IMAGENET_MEAN
     std: Channels = _IMAGENET_STD
     input_size_px: int = 224
+    mpp: float | None = None
     layout: Layout = field(default="timm")
 
 
@@ -73,23 +76,47 @@ def _no_derivatives(page: str) -> LicenceSection:
     )
 
 
-def _research(name: str, page: str) -> LicenceSection:
+def _research(name: str, page: str, more: str = "") -> LicenceSection:
     return LicenceSection(
         name=name,
         text=f"The licence stands on {page}.",
         derived_models="NON-COMMERCIAL: a student that learns from this teacher may be "
-        "a derived model under the licence; read it before you train.",
+        f"a derived model under the licence; {more}read it before you train.",
     )
 
 
-_UNI_TERMS = LicenceSection(
-    name="CC-BY-NC-ND-4.0",
-    text="https://creativecommons.org/licenses/by-nc-nd/4.0/, and the terms of use on "
-    "https://huggingface.co/MahmoodLab/UNI.",
-    derived_models="NO DERIVATIVES: the terms of use count models that are trained on "
-    "outputs of the model as derivatives, and forbid their commercial use, sale or "
-    "other monetisation without prior approval. Get it in writing before you train.",
-    forbids_derived_models=True,
+def _owkin(page: str) -> LicenceSection:
+    return _research(
+        "Owkin non-commercial licence",
+        page,
+        "it is for non-profit entities, and what results from use of the model is "
+        "shared under the same terms; ",
+    )
+
+
+def _counts_students(page: str) -> LicenceSection:
+    """Returns CC-BY-NC-ND with the terms that UNI and Virchow2 add alike."""
+    return LicenceSection(
+        name="CC-BY-NC-ND-4.0",
+        text="https://creativecommons.org/licenses/by-nc-nd/4.0/, and the terms of use "
+        f"on {page}.",
+        derived_models="NO DERIVATIVES: the terms of use count models that are trained "
+        "on outputs of the model as derivatives, and forbid their commercial use, sale "
+        "or other monetisation without prior approval. Get it in writing before you "
+        "train.",
+        forbids_derived_models=True,
+    )
+
+
+_GIGAPATH_TERMS = LicenceSection(
+    name="Prov-GigaPath licence terms",
+    text="https://github.com/prov-gigapath/prov-gigapath/blob/main/LICENSE, and the "
+    "terms of use on https://huggingface.co/prov-gigapath/prov-gigapath.",
+    derived_models="NON-COMMERCIAL RESEARCH: the terms let nobody distribute the model "
+    "or provide it as a hosted solution for others, which a teacher may be, and let "
+    "modifications go back to the maker alone. Get it in writing before you offer this "
+    "teacher, and before you train.",
+    forbids_derived_models=True,  # not in these words; they grant none to share
 )
 
 PRESETS: Mapping[str, Preset] = {
@@ -99,7 +126,7 @@ PRESETS: Mapping[str, Preset] = {
         architecture="vit_large_patch16_224",
         model_args={"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True},
         pooling="cls",
-        licence=_UNI_TERMS,
+        licence=_counts_students("https://huggingface.co/MahmoodLab/UNI"),
     ),
     "uni2-h": Preset(
         title="UNI2-h",
@@ -119,7 +146,7 @@ PRESETS: Mapping[str, Preset] = {
             **_SWIGLU,
         },
         pooling="cls",
-        licence=_UNI_TERMS,
+        licence=_counts_students("https://huggingface.co/MahmoodLab/UNI2-h"),
     ),
     "virchow": Preset(
         title="Virchow",
@@ -148,7 +175,7 @@ PRESETS: Mapping[str, Preset] = {
             **_SWIGLU,
         },
         pooling="cls+mean",
-        licence=_no_derivatives("https://huggingface.co/paige-ai/Virchow2"),
+        licence=_counts_students("https://huggingface.co/paige-ai/Virchow2"),
     ),
     "h-optimus-0": Preset(
         title="H-optimus-0",
@@ -159,6 +186,7 @@ PRESETS: Mapping[str, Preset] = {
         licence=_free("Apache-2.0"),
         mean=_BIOPTIMUS_MEAN,
         std=_BIOPTIMUS_STD,
+        mpp=0.5,
     ),
     "h-optimus-1": Preset(
         title="H-optimus-1",
@@ -169,6 +197,7 @@ PRESETS: Mapping[str, Preset] = {
         licence=_no_derivatives("https://huggingface.co/bioptimus/H-optimus-1"),
         mean=_BIOPTIMUS_MEAN,
         std=_BIOPTIMUS_STD,
+        mpp=0.5,
     ),
     "phikon": Preset(
         title="Phikon",
@@ -176,9 +205,8 @@ PRESETS: Mapping[str, Preset] = {
         architecture="vit_base_patch16_224",
         model_args={"img_size": 224},
         pooling="cls",
-        licence=_research(
-            "Owkin non-commercial licence", "https://huggingface.co/owkin/phikon"
-        ),
+        licence=_owkin("https://huggingface.co/owkin/phikon"),
+        mpp=0.5,
         layout="transformers",
     ),
     "phikon-v2": Preset(
@@ -187,9 +215,7 @@ PRESETS: Mapping[str, Preset] = {
         architecture="vit_large_patch16_224",
         model_args={"img_size": 224, "init_values": 1e-5},
         pooling="cls",
-        licence=_research(
-            "Owkin non-commercial licence", "https://huggingface.co/owkin/phikon-v2"
-        ),
+        licence=_owkin("https://huggingface.co/owkin/phikon-v2"),
         layout="transformers",
     ),
     "prov-gigapath": Preset(
@@ -206,7 +232,8 @@ PRESETS: Mapping[str, Preset] = {
             "mlp_ratio": 5.33334,
         },
         pooling="cls",
-        licence=_free("Apache-2.0"),
+        licence=_GIGAPATH_TERMS,
+        mpp=0.5,
     ),
     "lunit-dino": Preset(
         title="Lunit DINO ViT-S/16",

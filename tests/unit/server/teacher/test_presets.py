@@ -316,16 +316,41 @@ def test_at_least_eight_models_say_where_they_are_documented() -> None:
     assert all(each.source.startswith("https://") for each in PRESETS.values())
 
 
-@pytest.mark.parametrize("name", ["uni", "uni2-h", "virchow2", "h-optimus-1"])
-def test_a_licence_that_forbids_derived_models_says_so_to_sites(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("uni", "trained on outputs of the model"),
+        ("uni2-h", "trained on outputs of the model"),
+        ("virchow2", "trained on outputs of the model"),
+        ("h-optimus-1", "NO DERIVATIVES"),
+        ("prov-gigapath", "provide it as a hosted solution for others"),
+    ],
+)
+def test_a_licence_that_forbids_derived_models_says_so_to_sites(
+    name: str, said: str
+) -> None:
     licence = PRESETS[name].licence.as_licence()
 
     lines = list(terms_lines("teacher-a", licence))
 
-    assert any("NO DERIVATIVES" in line for line in lines)
+    assert any(said in line for line in lines)
     assert licence.forbids_derived_models
     assert not licence.may_publish
     assert not licence.may_sell
+
+
+def test_a_preset_names_the_page_of_its_own_licence() -> None:
+    pages = [each.licence.text for each in PRESETS.values()]
+
+    assert len(set(pages)) == len(pages) - 1  # Virchow and H-optimus-0: Apache-2.0
+
+
+def test_a_resolution_that_its_makers_name_is_on_the_card() -> None:
+    named = {name: each.mpp for name, each in PRESETS.items() if each.mpp is not None}
+
+    assert named == dict.fromkeys(
+        ("h-optimus-0", "h-optimus-1", "phikon", "prov-gigapath"), 0.5
+    )
 
 
 def test_a_preset_fills_the_recipe(tmp_path: Path) -> None:
@@ -343,5 +368,6 @@ def test_a_preset_fills_the_recipe(tmp_path: Path) -> None:
     recipe: Any = found.recipe
     assert (recipe.shown_as, recipe.mean) == ("Lunit DINO ViT-S/16", LUNIT[0])
     assert recipe.backend.pooling == "cls"
+    assert recipe.card.mpp is None
     assert "non-commercial" in recipe.card.licence.name
     assert "of the model not in the file" in found.faults[0]
