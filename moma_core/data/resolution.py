@@ -10,6 +10,9 @@ from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import DataError
 from moma_core.runtime.finding import Finding
 
+LARGEST_MPP = 100
+"""Microns a pixel at most, of patches and on cards; above stand nanometres."""
+
 _SAMPLE = 16
 _SAME = 1.1  # a fifth of what parts one objective from the next, and rounding fits
 _FINEST_MPP, _COARSEST_MPP = 0.05, 5.0  # beyond, another unit is meant
@@ -83,14 +86,14 @@ def is_other_mpp(own: float, other: float) -> bool:
     return max(own / other, other / own) >= _OTHER
 
 
-def look_at_mpp(place: str, mpp: float) -> Iterator[Finding]:
+def look_at_mpp(place: str, mpp: float | None) -> Iterator[Finding]:
     """Yields whether it can be microns a pixel, and not a lens's magnification.
 
     Args:
         place: Who states it, to begin a sentence, such as "patches state".
-        mpp: Microns a pixel, as it is stated.
+        mpp: Microns a pixel, as it is stated; None: it is not.
     """
-    if not _FINEST_MPP <= mpp < _COARSEST_MPP:
+    if mpp is not None and not _FINEST_MPP <= mpp < _COARSEST_MPP:
         text = (
             f"{place} {mpp:g} microns a pixel: is that a lens's magnification, or "
             f"another unit? Where a scanner says 20x, 0.5 is usual, and 0.25 for 40x"

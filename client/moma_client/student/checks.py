@@ -28,7 +28,7 @@ from moma_core.data.patch import (
     PatchIndex,
     PatchSource,
 )
-from moma_core.data.resolution import is_other_mpp, stated_mpp
+from moma_core.data.resolution import is_other_mpp, look_at_mpp, stated_mpp
 from moma_core.data.sources.factory import open_pictures
 from moma_core.errors import DataError
 from moma_core.evaluation.figures import class_keys
@@ -266,6 +266,9 @@ def _some_patches(source: PatchSource) -> Iterator[Patch]:
 
 def _resolution(source: PatchSource, card: TeacherCard) -> Iterator[Finding]:
     if card.mpp is None:
+        return
+    if odd := list(look_at_mpp(f"the card of teacher {card.name} says", card.mpp)):
+        yield from odd
         return
     own = stated_mpp(source)
     if own is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moma_core.data.inventory import printable
+from moma_core.data.resolution import LARGEST_MPP
 from moma_core.data.sources.image_files import FileTable
 from moma_core.errors import DataError
 from moma_core.runtime.csv_text import open_text
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "label", "patient_id", "slide_id", "split", "mpp", "centre")
 
-_COARSEST_MPP = 100.0  # above it stand nanometres, or a magnification's pixels
 _SEPARATORS = (",", ";", "\t", "|")
 _NO_CELL = frozenset({"nan", "na", "n/a", "#n/a", "null", "none", "nil", "?", "-"})
 """What other programs write where a cell is empty."""
@@ -265,7 +265,7 @@ def _resolution(cell: str | None) -> float | None:
         resolution_mpp = float(re.sub(r"^(\d*),(\d+)$", r"\1.\2", cell))
     except ValueError:
         resolution_mpp = math.nan
-    if not 0 < resolution_mpp <= _COARSEST_MPP:
+    if not 0 < resolution_mpp <= LARGEST_MPP:
         raise DataError(
             f"mpp {cell!r} is not a number of microns a pixel, such as 0.5 or 0.25"
         )

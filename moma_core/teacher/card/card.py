@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from moma_core.data.resolution import LARGEST_MPP
 from moma_core.errors import (
     ConfigError,
     DataError,
@@ -35,7 +36,6 @@ LONGEST_EMBEDDING = 65_536
 MOST_CLASSES = 10_000
 LARGEST_INPUT_PX = 4_096
 
-_LARGEST_MPP = 100.0
 _LARGEST_STD = 1e6
 _MOST_PATCHES = 2**53
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -160,8 +160,8 @@ def first_violation(card: TeacherCard) -> str | None:
 
 
 def _violations(card: TeacherCard) -> Iterator[str]:
-    if card.mpp is not None and not 0 < card.mpp <= _LARGEST_MPP:  # NaN is never so
-        yield f"mpp is above 0 and at most {_LARGEST_MPP:g}, got {card.mpp}"
+    if card.mpp is not None and not 0 < card.mpp <= LARGEST_MPP:  # NaN is never so
+        yield f"mpp is above 0 and at most {LARGEST_MPP:g}, got {card.mpp}"
     if not card.outputs or len(set(card.outputs)) != len(card.outputs):
         yield f"outputs are one or more, none twice, got {card.outputs}"
     if "logits" in card.outputs and not card.class_names:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section, validated
 from moma_core.data.augment.recipe import RecipeName
+from moma_core.data.resolution import LARGEST_MPP
 from moma_core.data.sources.factory import DataSection
 from moma_core.errors import ConfigError
 from moma_core.models.settings import ModelSection
@@ -54,7 +55,7 @@ class CardSection(Section):
     mpp: float | None = Field(
         default=None,
         gt=0,
-        le=100,
+        le=LARGEST_MPP,
         description="Resolution in microns a pixel; null: not stated.",
     )
     outputs: tuple[Output, ...] = Field(

@@ -12,6 +12,7 @@ from torch import Tensor
 from moma_core.data.checks.rules import look_at_set
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import TRAIN, VALIDATION, PatchSource
+from moma_core.data.resolution import look_at_mpp
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
 from moma_core.models.checkpoints import load_checkpoint, read_tensors
@@ -188,6 +189,7 @@ def _carded(
     head: Path | None,
     device: torch.device,
 ) -> ImportedTeacher:
+    heed(look_at_mpp("card.mpp is", recipe.card.mpp), _logger)
     card = described(recipe)
     plain = replace(card, class_names=()) if head else card
     without_probe = open_backend(recipe.backend, plain, weights, None, device)

@@ -1,16 +1,21 @@
 """Makes a teacher without training, of weights of any timm encoder."""
 
+import logging
 import shutil
 from pathlib import Path
 
+from moma_core.data.resolution import look_at_mpp
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import Backbone, create_backbone
 from moma_core.models.weights import file_digest, load_weights, save_weights
 from moma_core.runtime.files import make_folder
+from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.recipe import TeacherRecipe
 from moma_server.teacher.build.card import build_card
+
+_logger = logging.getLogger(__name__)
 
 
 def teacher_from_weights(
@@ -31,6 +36,7 @@ def teacher_from_weights(
     """
     if (folder / "card.json").exists():
         raise ConfigError(f"{folder / 'card.json'} exists; name another folder")
+    heed(look_at_mpp("card.mpp is", recipe.card.mpp), _logger)
     classes = _class_names(recipe)
     own = folder / "weights.safetensors"
     if weights is None:

@@ -194,8 +194,7 @@ def _look_at_resolution(
 ) -> Iterator[Finding]:
     """Yields whether the card will say at which resolution the patches were cut."""
     own, said = stated_mpp(source), recipe.card.mpp
-    if said is not None:
-        yield from look_at_mpp("card.mpp is", said)
+    yield from look_at_mpp("card.mpp is", said)
     if own is None or (said is not None and not is_other_mpp(own, said)):
         return
     text = (

@@ -184,6 +184,10 @@ def _other_magnification(site: FirstDay) -> None:
     _change_card(site, mpp=0.5)
 
 
+def _magnification_on_the_card(site: FirstDay) -> None:
+    _change_card(site, mpp=20.0)
+
+
 def _colours_that_are_changed(site: FirstDay) -> None:
     _change_card(site, views="geometry_only")
 
@@ -236,6 +240,7 @@ def _class_without_a_patch(site: FirstDay) -> None:
         (_figure_of_no_class, "egress", "did you mean 'strong'"),
         (_some_unseen_without_label, "data", "5 unseen patches have no label"),
         (_other_magnification, "resolution", "cut patches at 0.5"),
+        (_magnification_on_the_card, "resolution", "says 20 microns a pixel: is that"),
         (_colours_that_are_changed, "views", "set views: geometry_only"),
         (_small_views_of_large_patches, "view size", "view_size_px: 32 shows both"),
         (_class_without_a_patch, "classes", "class 'very strong': named, and without"),

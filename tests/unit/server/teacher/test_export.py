@@ -189,6 +189,32 @@ def test_weights_that_are_there_get_a_card(tmp_path: Path, config: Path) -> None
         teacher_from_weights(recipe, weights, tmp_path / "made")
 
 
+def test_a_magnification_on_such_a_card_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = TeacherRecipe.model_validate({**RECIPE, "card": {"mpp": 40}})
+
+    teacher_from_weights(recipe, None, tmp_path / "made")
+
+    assert "card.mpp is 40 microns a pixel: is that a lens's" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["train", "card", "import"])
+@pytest.mark.parametrize("mpp", ["0", "-0.5", ".nan", ".inf", "500", "fine", "'0,5'"])
+def test_an_absurd_resolution_is_one_sentence_wherever_a_card_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str, mpp: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"name: teacher-a\ncard: {{mpp: {mpp}}}\n")
+    line = ["teacher", command, "--recipe", str(recipe), "--out", str(tmp_path / "x")]
+
+    assert main(line) == 1
+
+    (said,) = [x for x in caplog.text.splitlines() if x.startswith("  card.mpp")]
+    assert "Resolution in microns a pixel" in said
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_timm_model_becomes_a_teacher_of_embeddings(tmp_path: Path) -> None:
     torch.manual_seed(3)
     recipe = TeacherRecipe.model_validate(RECIPE)

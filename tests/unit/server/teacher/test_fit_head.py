@@ -48,6 +48,16 @@ def _recipe(tmp_path: Path, **more: Any) -> ImportRecipe:
     return ImportRecipe.model_validate({**values, **more})
 
 
+def test_a_magnification_written_as_microns_is_warned_of_at_import(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = _recipe(tmp_path, card={"mpp": 20}, data=None)
+
+    teacher_from_model(recipe, tmp_path / "made", CPU)
+
+    assert "card.mpp is 20 microns a pixel: is that a lens's" in caplog.text
+
+
 @pytest.mark.parametrize("hidden", [0, 16])
 def test_a_probe_gives_an_embedding_model_its_classes(
     tmp_path: Path, hidden: int
