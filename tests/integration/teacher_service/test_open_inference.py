@@ -158,6 +158,19 @@ def test_a_server_that_goes_wrong_is_one_sentence_and_charges_nothing(
     asyncio.run(scenario())
 
 
+def test_more_patches_than_one_message_of_the_server_holds_are_answered(
+    tmp_path: Path, server: InferenceServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = served(tmp_path, _imported(tmp_path, server))
+    many = np.tile(patches(), (200, 1, 1, 1))  # 7 MiB, and gRPC's own limit is 4
+
+    embedding, _ = backend.predict(many)
+
+    features, _ = expected(many)
+    np.testing.assert_allclose(embedding, features, rtol=1e-4, atol=1e-4)
+    assert "600 patches at once: it gets 300 from now on" in caplog.text
+
+
 def test_another_model_at_the_start_is_not_served(
     tmp_path: Path, server: InferenceServer
 ) -> None:

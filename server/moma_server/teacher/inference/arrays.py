@@ -1,6 +1,7 @@
 """Models that take and give arrays by name: files of other makers, model servers."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +17,13 @@ from moma_server.teacher.inference.backend import ModelOutput
 
 Array = NDArray[Any]
 
+_logger = logging.getLogger(__name__)
+
 _SMALLEST_PROBABILITY = 1e-12
+
+
+class TooManyPatchesError(TeacherUnavailableError):
+    """A pass was refused, and fewer patches at once may not be; stays in this part."""
 
 
 class TensorShape(NamedTuple):
@@ -54,6 +61,7 @@ class Runner(Protocol):
             wanted: Names of outputs.
 
         Raises:
+            TooManyPatchesError: It fails, and may take fewer.
             TeacherUnavailableError: It fails; the message may go to a site.
         """
         ...
@@ -76,6 +84,7 @@ class ArrayBackend:
         self._runner = runner
         self._mean = np.asarray(card.mean, np.float32)
         self._std = np.asarray(card.std, np.float32)
+        self._most_patches: int | None = None  # at once; None: nothing was refused
 
     @property
     def card(self) -> TeacherCard:
@@ -88,20 +97,34 @@ class ArrayBackend:
         Raises:
             TeacherUnavailableError: The network fails, or lacks an output.
         """
-        size = self._section.batch_patches
-        values = self._values(pixels)
-        if size is None:
-            return self._pass(values)
-        parts = []
-        for start in range(0, len(values), size):
-            part = values[start : start + size]
-            filled = (
-                part if len(part) == size else np.resize(part, (size, *part.shape[1:]))
+        embeddings, logits = zip(*self._parts(self._values(pixels)), strict=True)
+        return np.concatenate(embeddings), np.concatenate(logits)
+
+    def _parts(self, values: Array) -> Iterator[ModelOutput]:
+        """Yields outputs, of as many patches at once as the network takes."""
+        fixed = self._section.batch_patches
+        most = fixed or self._most_patches or len(values)
+        start = 0
+        while start < len(values):
+            part = filled = values[start : start + most]
+            if fixed and len(part) < fixed:
+                filled = np.resize(part, (fixed, *part.shape[1:]))
+            try:
+                embedding, logits = self._pass(filled)
+            except TooManyPatchesError as error:
+                if fixed or len(part) == 1:
+                    raise TeacherUnavailableError(str(error)) from None
+                most = len(part) // 2
+                continue
+            yield embedding[: len(part)], logits[: len(part)]
+            start += len(part)
+        if not fixed and most < len(values) and most != self._most_patches:
+            _logger.warning(
+                "the model does not take %d patches at once: it gets %d from now on",
+                len(values),
+                most,
             )
-            embedding, logits = self._pass(filled)
-            parts.append((embedding[: len(part)], logits[: len(part)]))
-        embeddings, all_logits = zip(*parts, strict=True)
-        return np.concatenate(embeddings), np.concatenate(all_logits)
+            self._most_patches = most
 
     def _values(self, pixels: Pixels) -> Array:
         """Returns the patches as the network takes them."""

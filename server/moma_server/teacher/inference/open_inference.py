@@ -27,11 +27,18 @@ from moma_core.teacher.query import Pixels
 from moma_proto.oip import open_inference_pb2 as pb
 from moma_proto.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from moma_server.config.backend import OipBackend
-from moma_server.teacher.inference.arrays import Array, ArrayBackend, TensorShape
+from moma_server.teacher.inference.arrays import (
+    Array,
+    ArrayBackend,
+    TensorShape,
+    TooManyPatchesError,
+)
 from moma_server.teacher.inference.backend import ModelOutput
 
 _logger = logging.getLogger(__name__)
 
+# a message above the server's limit (KServe's is 8 MiB), a batch above the model's
+_TOO_MANY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
 _DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 _LARGEST_MESSAGE_BYTES = 2**30
 _METADATA_SECONDS = 30.0
@@ -101,9 +108,10 @@ class OpenInferenceRunner:
             reason = f"failed ({code})"
             if code == grpc.StatusCode.DEADLINE_EXCEEDED.name:
                 reason = f"did not answer within {limit:g} s"
-            raise TeacherUnavailableError(
-                f"the model server behind the teacher {reason}"
-            ) from None
+            kind = TeacherUnavailableError
+            if error.code() in _TOO_MANY:
+                kind = TooManyPatchesError
+            raise kind(f"the model server behind the teacher {reason}") from None
         return arrays_of(response)
 
     def _request(self, values: Array, wanted: tuple[str, ...]) -> pb.ModelInferRequest:
