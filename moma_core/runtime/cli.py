@@ -5,13 +5,21 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeAlias
 
 from moma_core.errors import MomaError, StoppedError
 from moma_core.runtime.files import DISK_FAULTS, disk_fault
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+Parser: TypeAlias = "argparse._ActionsContainer"
+"""A command's parser, or a group of its options."""
+
+Command: TypeAlias = Callable[[argparse.Namespace], Iterator[str]]
+"""Does what a command is for, and yields the lines that it prints."""
 
 _OURS = ("moma_core", "moma_proto", "moma_server", "moma_client", "__main__")
 
@@ -65,6 +73,23 @@ def parsed(
     except SystemExit:
         _print_all([], flushes=True)  # --help into a pipe that was closed
         raise
+
+
+def add_option(parser: Parser, flag: str, text: str, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+    """Adds an option with a value, whose text ends with the default if it has one."""
+    if settings.get("default"):
+        text += " (default: %(default)s)"
+    parser.add_argument(flag, help=text, **settings)
+
+
+def add_path(parser: Parser, flag: str, text: str, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
+    """Adds an option whose value is a file, unless a `metavar` says otherwise."""
+    add_option(parser, flag, text, type=Path, **{"metavar": "FILE", **settings})
+
+
+def add_switch(parser: Parser, flag: str, text: str) -> None:
+    """Adds an option without a value."""
+    parser.add_argument(flag, action="store_true", help=text)
 
 
 def add_examples(

@@ -15,15 +15,15 @@ class Prompt(NamedTuple):
     Args:
         key: Its name.
         text: What it is, in words.
-        default: What holds where nothing is typed, made of what was typed before;
-            empty: the value is left out.
+        default: What holds where nothing is typed, or what makes it of what was typed
+            before; empty: the value is left out.
         port: Added to a host that names none; None: it is no address.
         is_list: Whether several may be typed, separated by commas.
     """
 
     key: str
     text: str
-    default: Callable[[Mapping[str, Any]], str]
+    default: str | Callable[[Mapping[str, Any]], str]
     port: int | None = None
     is_list: bool = False
 
@@ -60,7 +60,9 @@ def _type(
     prompt: Prompt, values: Values, fault_of: Callable[[Values, str], str | None]
 ) -> None:
     """Adds one value, however often it takes."""
-    default = prompt.default(values)
+    default = prompt.default
+    if callable(default):
+        default = default(values)
     while True:
         try:
             text = input(f"{prompt.text} [{default}]: ").strip() or default

@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moma_client.cli.which_teacher import add_teacher, config_of
+from moma_client.cli.options import add_command, add_teacher, config_of
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import RemoteTeacherSection
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError
-from moma_core.runtime.cli import counted
+from moma_core.runtime.cli import Command, Subparsers, add_path, counted
 
 if TYPE_CHECKING:
     from moma_client.identity.pinned_teacher import PinnedTeacher
 
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
 
 def add_audit(
-    commands: "Subparsers",
+    commands: Subparsers,
     site: argparse.ArgumentParser,
     as_json: argparse.ArgumentParser,
 ) -> None:
@@ -32,10 +30,9 @@ def add_audit(
     )
     actions = audit.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         options = [site, as_json] if name == "verify" else [site]
-        action = actions.add_parser(name, parents=options, help=text)
-        action.set_defaults(command=command)
+        action = add_command(actions, name, command, text, *options)
         add_teacher(action)
         return action
 
@@ -44,22 +41,14 @@ def add_audit(
     export = add(
         "export", _export, "copy the receipts, for moma-server audit reconcile"
     )
-    export.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file to write"
-    )
-    add(
-        "checkpoint",
-        _checkpoint,
-        "print the newest signed state of the teacher's log",
-    )
+    add_path(export, "--out", "file to write", required=True)
+    text = "print the newest signed state of the teacher's log"
+    add("checkpoint", _checkpoint, text)
     compare = add("compare", _compare, "check that others were shown the same log")
-    compare.add_argument(
-        "--checkpoint",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="THEIRS.JSON",
-        help="what audit checkpoint printed at another site; repeatable",
+    text = "what audit checkpoint printed at another site; repeatable"
+    theirs = "THEIRS.JSON"
+    add_path(
+        compare, "--checkpoint", text, action="append", required=True, metavar=theirs
     )
 
 

@@ -3,41 +3,25 @@
 import argparse
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from moma_client.cli.which_teacher import add_teacher, config_of
+from moma_client.cli.options import add_command, add_teacher, config_of
 from moma_client.config.site import SiteConfig
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+from moma_core.runtime.cli import Subparsers, add_switch
 
 _SAMPLE = 64
 
 
-def add_egress(commands: "Commands", *options: argparse.ArgumentParser) -> None:
+def add_egress(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
     """Adds the command to the program's."""
-    parser = commands.add_parser(
-        "egress",
-        parents=options,
-        help="show what leaves this site, and what left it",
-    )
+    text = "show what leaves this site, and what left it"
+    parser = add_command(commands, "egress", _egress, text, *options)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--preview", action="store_true", help="what a run would send; nothing is sent"
-    )
-    what.add_argument(
-        "--log", action="store_true", help="what left this site and what was suppressed"
-    )
-    what.add_argument(
-        "--encoding-report",
-        action="store_true",
-        help="what a lossy teacher.encoding does to embeddings; charges the budget",
-    )
-    what.add_argument(
-        "--forget-cohorts",
-        action="store_true",
-        help="let the next figures be of other patients than the last ones",
-    )
+    add_switch(what, "--preview", "what a run would send; nothing is sent")
+    add_switch(what, "--log", "what left this site and what was suppressed")
+    text = "what a lossy teacher.encoding does to embeddings; charges the budget"
+    add_switch(what, "--encoding-report", text)
+    text = "let the next figures be of other patients than the last ones"
+    add_switch(what, "--forget-cohorts", text)
     parser.add_argument(
         "--patches",
         type=int,
@@ -45,7 +29,6 @@ def add_egress(commands: "Commands", *options: argparse.ArgumentParser) -> None:
         help=f"patches in the sample of --encoding-report; {_SAMPLE} by default",
     )
     add_teacher(parser)
-    parser.set_defaults(command=_egress)
 
 
 def _egress(arguments: argparse.Namespace) -> Iterator[str]:

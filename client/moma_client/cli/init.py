@@ -5,7 +5,7 @@ no way to the coordinator, `site.csr` and `node.pub` are carried to it by hand.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -59,24 +59,20 @@ class SiteSetup(Section):
     )
 
 
-def _always(text: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda _: text
-
-
 def _enrolment_of(values: Mapping[str, Any]) -> str:
     host = str(values.get("coordinator", _EXAMPLE)).rpartition(":")[0]
     return f"{host}:{ENROLMENT_PORT}"
 
 
 _PROMPTS = (
-    Prompt("site", "name of this site", _always("site-a")),
-    Prompt("federation", "name of the federation", _always("moma")),
-    Prompt("coordinator", "coordinator's rounds", _always(_EXAMPLE), 8443),
+    Prompt("site", "name of this site", "site-a"),
+    Prompt("federation", "name of the federation", "moma"),
+    Prompt("coordinator", "coordinator's rounds", _EXAMPLE, 8443),
     Prompt("enrolment", "coordinator's enrolment", _enrolment_of, ENROLMENT_PORT),
-    Prompt("teacher", "name of the teacher", _always("teacher-a")),
-    Prompt("teacher_address", "teacher", _always("teacher.example:8444"), 8444),
-    Prompt("teacher_key", "teacher's fingerprint, empty if not known yet", _always("")),
-    Prompt("metrics_port", "port of the metrics page here, 0: none", _always("9465")),
+    Prompt("teacher", "name of the teacher", "teacher-a"),
+    Prompt("teacher_address", "teacher", "teacher.example:8444", 8444),
+    Prompt("teacher_key", "teacher's fingerprint, empty if not known yet", ""),
+    Prompt("metrics_port", "port of the metrics page here, 0: none", "9465"),
 )
 
 

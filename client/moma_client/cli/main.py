@@ -13,17 +13,24 @@ from pydantic import ValidationError
 from moma_client.cli.audit import add_audit
 from moma_client.cli.egress import add_egress
 from moma_client.cli.examples import EXAMPLES
+from moma_client.cli.options import add_command, shared_options
 from moma_client.cli.students import add_students
 from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_core.config import faults
 from moma_core.errors import ConfigError
-from moma_core.runtime.cli import add_examples, parsed, run_command
+from moma_core.runtime.cli import (
+    Subparsers,
+    add_examples,
+    add_option,
+    add_path,
+    add_switch,
+    parsed,
+    run_command,
+)
 from moma_core.runtime.prompt import is_terminal
 
 if TYPE_CHECKING:
     from moma_client.cli.init import SiteSetup
-
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,18 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log each step and each traceback"
     )
-    parser.add_argument(
-        "--site",
-        type=Path,
-        metavar="CONFIG.YAML",
-        help="take part in the federation with this site's config file",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only check the config file, then exit"
-    )
+    text = "take part in the federation with this site's config file"
+    add_path(parser, "--site", text, metavar="CONFIG.YAML")
+    add_switch(parser, "--check", "only check the config file, then exit")
     parser.set_defaults(command=_take_part)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    site, as_json = _shared_options()
+    site, as_json = shared_options()
     _add_init(commands)
     _add_enrol(commands)
     _add_key(commands, site)
@@ -68,136 +69,72 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shared_options() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """Returns the options --site and --json, which most commands have."""
-    site = argparse.ArgumentParser(add_help=False)
-    site.add_argument(
-        "--site",
-        type=Path,
-        required=True,
-        metavar="CONFIG.YAML",
-        help="this site's config file",
-    )
-    as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    return site, as_json
-
-
-def _add_init(commands: "Subparsers") -> None:
-    init = commands.add_parser(
-        "init", help="make a new site's folder with its keys and config file"
-    )
+def _add_init(commands: Subparsers) -> None:
+    text = "make a new site's folder with its keys and config file"
+    init = add_command(commands, "init", _init, text)
     init.add_argument("folder", type=Path, help="folder to make")
     text = "name of the site; on a terminal, what is not given is typed without it"
-    init.add_argument("--name", help=text)
-    init.add_argument("--federation", help="name of the federation; moma by default")
-    init.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="address of the coordinator's rounds, whose port is 8443 unless it says",
+    add_option(init, "--name", text)
+    add_option(init, "--federation", "name of the federation; moma by default")
+    text = "address of the coordinator's rounds, whose port is 8443 unless it says"
+    add_option(init, "--coordinator", text, metavar="HOST:PORT")
+    add_option(init, "--teacher", "name of the teacher", metavar="NAME")
+    text = "address of the teacher, whose port is 8444 unless it says"
+    add_option(init, "--teacher-address", text, metavar="HOST:PORT")
+    text = (
+        "address of the coordinator's enrolment, whose port is 8445 unless it "
+        "says; by default the host of --coordinator"
     )
-    init.add_argument("--teacher", metavar="NAME", help="name of the teacher")
-    init.add_argument(
-        "--teacher-address",
-        metavar="HOST:PORT",
-        help="address of the teacher, whose port is 8444 unless it says",
-    )
-    init.add_argument(
-        "--enrolment",
-        metavar="HOST:PORT",
-        help="address of the coordinator's enrolment, whose port is 8445 unless it "
-        "says; by default the host of --coordinator",
-    )
-    init.add_argument(
-        "--metrics-port",
-        type=int,
-        metavar="PORT",
-        help="port of the metrics page on this machine, 0 for none; by default 9465",
-    )
-    init.add_argument(
-        "--passphrase-file",
-        type=Path,
-        metavar="FILE",
-        help="file with the passphrase that encrypts the keys; by default they are not",
-    )
+    add_option(init, "--enrolment", text, metavar="HOST:PORT")
+    text = "port of the metrics page on this machine, 0 for none; by default 9465"
+    add_option(init, "--metrics-port", text, type=int, metavar="PORT")
+    text = "file with the passphrase that encrypts the keys; by default they are not"
+    add_path(init, "--passphrase-file", text)
     text = "the teacher's fingerprint, as its owner gives it"
-    init.add_argument("--teacher-key", metavar="FINGERPRINT", help=text)
-    init.set_defaults(command=_init)
+    add_option(init, "--teacher-key", text, metavar="FINGERPRINT")
 
 
-def _add_enrol(commands: "Subparsers") -> None:
-    enrol = commands.add_parser(
-        "enrol", help="get this site's certificate with an enrolment token"
-    )
+def _add_enrol(commands: Subparsers) -> None:
+    text = "get this site's certificate with an enrolment token"
+    enrol = add_command(commands, "enrol", _enrol, text)
     enrol.add_argument(
         "folder", type=Path, nargs="?", help="the site's folder, as init made it"
     )
-    enrol.add_argument(
-        "--site",
-        type=Path,
-        metavar="CONFIG.YAML",
-        help="this site's config file, instead of its folder",
-    )
-    enrol.add_argument(
-        "--token",
-        required=True,
-        help="enrolment token that the coordinator issued; - reads it from stdin",
-    )
-    enrol.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="address of the coordinator's enrolment; by default the config's",
-    )
-    enrol.set_defaults(command=_enrol)
+    text = "this site's config file, instead of its folder"
+    add_path(enrol, "--site", text, metavar="CONFIG.YAML")
+    text = "enrolment token that the coordinator issued; - reads it from stdin"
+    add_option(enrol, "--token", text, required=True)
+    text = "address of the coordinator's enrolment; by default the config's"
+    add_option(enrol, "--coordinator", text, metavar="HOST:PORT")
 
 
-def _add_key(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    key = commands.add_parser(
-        "key",
-        parents=options,
-        help="print the fingerprint of this site's key, for the teacher's owner to pin",
-    )
-    key.set_defaults(command=_key)
+def _add_key(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
+    text = "print the fingerprint of this site's key, for the teacher's owner to pin"
+    add_command(commands, "key", _key, text, *options)
 
 
-def _add_plan(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    plan = commands.add_parser(
-        "plan",
-        parents=options,
-        help="print how many patches a run would send to the teacher; none is sent, "
-        "but for --probe",
+def _add_plan(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
+    text = (
+        "print how many patches a run would send to the teacher; none is sent, "
+        "but for --probe"
     )
-    plan.add_argument(
-        "--epochs", type=_count, help="epochs of the run, all rounds together"
+    plan = add_command(commands, "plan", _plan, text, *options)
+    add_option(plan, "--epochs", "epochs of the run, all rounds together", type=_count)
+    text = "the teacher's rate, instead of the one measured last"
+    add_option(plan, "--patches-per-second", text, type=_rate)
+    text = (
+        "ask the teacher about N labelled patches, charged to the budget, and "
+        "tell whether it is worth a run"
     )
-    plan.add_argument(
-        "--patches-per-second",
-        type=_rate,
-        help="the teacher's rate, instead of the one measured last",
-    )
-    plan.add_argument(
-        "--probe",
-        type=_count,
-        metavar="N",
-        help="ask the teacher about N labelled patches, charged to the budget, and "
-        "tell whether it is worth a run",
-    )
-    plan.set_defaults(command=_plan)
+    add_option(plan, "--probe", text, type=_count, metavar="N")
 
 
-def _add_doctor(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    doctor = commands.add_parser(
-        "doctor", parents=options, help="check whether this site could take part"
-    )
-    doctor.add_argument(
-        "--ask",
-        action="store_true",
-        help="query the teacher's reference patch too, one patch of the budget",
-    )
-    doctor.add_argument(
-        "--all-pictures", action="store_true", help="open every picture, not a sample"
-    )
-    doctor.set_defaults(command=_doctor)
+def _add_doctor(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
+    text = "check whether this site could take part"
+    doctor = add_command(commands, "doctor", _doctor, text, *options)
+    text = "query the teacher's reference patch too, one patch of the budget"
+    add_switch(doctor, "--ask", text)
+    add_switch(doctor, "--all-pictures", "open every picture, not a sample")
 
 
 def _take_part(arguments: argparse.Namespace) -> Iterator[str]:

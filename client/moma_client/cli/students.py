@@ -4,71 +4,49 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from moma_client.cli.options import add_command
 from moma_client.config.site import SiteConfig
 from moma_core.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from moma_core.runtime.cli import Subparsers, add_option, add_path, add_switch
 
 _RUN = "name of the run, or of its folder; the newest by default"
 
 
 def add_students(
-    commands: "Subparsers",
+    commands: Subparsers,
     site: argparse.ArgumentParser,
     as_json: argparse.ArgumentParser,
 ) -> None:
     """Adds the commands to the program's."""
-    runs = commands.add_parser(
-        "runs", parents=[site, as_json], help="list the runs and their students"
-    )
-    runs.set_defaults(command=_runs)
+    text = "list the runs and their students"
+    add_command(commands, "runs", _runs, text, site, as_json)
     _add_evaluate(commands, site, as_json)
     _add_report(commands, site)
     _add_export(commands, site)
     _add_predict(commands)
 
 
-def _add_evaluate(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    evaluate = commands.add_parser(
-        "evaluate",
-        parents=options,
-        help="print the figures of this site's students on its own patches",
-    )
-    evaluate.add_argument(
-        "--split",
-        choices=["validation", "unseen"],
-        help="split to evaluate on; both by default",
-    )
-    evaluate.add_argument(
-        "--method", help="student to evaluate: moma, or a baseline; all by default"
-    )
-    evaluate.add_argument("--run", help=_RUN)
-    evaluate.set_defaults(command=_evaluate)
+def _add_evaluate(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
+    text = "print the figures of this site's students on its own patches"
+    evaluate = add_command(commands, "evaluate", _evaluate, text, *options)
+    text = "split to evaluate on; both by default"
+    add_option(evaluate, "--split", text, choices=["validation", "unseen"])
+    text = "student to evaluate: moma, or a baseline; all by default"
+    add_option(evaluate, "--method", text)
+    add_option(evaluate, "--run", _RUN)
 
 
-def _add_report(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    report = commands.add_parser(
-        "report",
-        parents=options,
-        help="write a report on a run's students: one HTML page, and PNGs",
+def _add_report(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
+    text = "write a report on a run's students: one HTML page, and PNGs"
+    report = add_command(commands, "report", _report, text, *options)
+    add_option(report, "--run", _RUN)
+    add_path(report, "--out", "empty folder to write", required=True, metavar="DIR")
+    text = (
+        "show the hardest patches and their names; such a report does not leave "
+        "the site"
     )
-    report.add_argument("--run", help=_RUN)
-    report.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="empty folder to write",
-    )
-    report.add_argument(
-        "--with-patches",
-        action="store_true",
-        help="show the hardest patches and their names; such a report does not leave "
-        "the site",
-    )
+    add_switch(report, "--with-patches", text)
     report.add_argument(
         "--threshold",
         type=_share,
@@ -77,51 +55,35 @@ def _add_report(commands: "Subparsers", *options: argparse.ArgumentParser) -> No
         help="what recall and precision of a class must reach with all of their "
         "interval, so that it may be relied on; 0.8 by default",
     )
-    report.set_defaults(command=_report)
 
 
-def _add_export(commands: "Subparsers", *options: argparse.ArgumentParser) -> None:
-    export = commands.add_parser(
-        "export",
-        parents=options,
-        help="write a student and its signed card",
-    )
-    export.add_argument("--run", help=_RUN)
+def _add_export(commands: Subparsers, *options: argparse.ArgumentParser) -> None:
+    text = "write a student and its signed card"
+    export = add_command(commands, "export", _export, text, *options)
+    add_option(export, "--run", _RUN)
     export.add_argument(
         "--method",
         default="moma",
         help="student to export: moma, the default, or a baseline",
     )
-    export.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="empty folder to write",
-    )
+    add_path(export, "--out", "empty folder to write", required=True, metavar="DIR")
     export.add_argument(
         "--format",
         choices=["safetensors", "onnx"],
         default="safetensors",
         help="onnx writes student.onnx beside the safetensors file",
     )
-    export.set_defaults(command=_export)
 
 
-def _add_predict(commands: "Subparsers") -> None:
+def _add_predict(commands: Subparsers) -> None:
     predict = commands.add_parser(
         "predict",
         help="write an exported student's class probabilities of slides or patches",
         epilog="example: moma-client predict --student exported/ case-1.svs slides/ "
         "--out predicted/ writes predicted/case-1/heatmap.png and more for each slide",
     )
-    predict.add_argument(
-        "--student",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder that export wrote",
-    )
+    text = "folder that export wrote"
+    add_path(predict, "--student", text, required=True, metavar="DIR")
     predict.add_argument(
         "paths",
         nargs="*",
@@ -130,58 +92,37 @@ def _add_predict(commands: "Subparsers") -> None:
         help="whole slides, folders, manifests (.csv) or pictures; a picture is one "
         "patch",
     )
-    predict.add_argument(
-        "--data",
-        type=Path,
-        metavar="PATH",
-        help="in place of PATH: patches alone, and --out is the CSV file",
-    )
+    text = "in place of PATH: patches alone, and --out is the CSV file"
+    add_path(predict, "--data", text, metavar="PATH")
     text = "folder to write; a run that was interrupted goes on in it"
-    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    add_path(predict, "--out", text, required=True, metavar="DIR")
     _add_slide_options(predict)
-    predict.add_argument("--force", action="store_true", help="replace what is there")
-    predict.add_argument(
-        "--key",
-        metavar="FINGERPRINT",
-        help="fingerprint of the site that must have signed the student",
-    )
+    add_switch(predict, "--force", "replace what is there")
+    text = "fingerprint of the site that must have signed the student"
+    add_option(predict, "--key", text, metavar="FINGERPRINT")
     predict.set_defaults(command=_predict)
 
 
 def _add_slide_options(predict: argparse.ArgumentParser) -> None:
     slides = predict.add_argument_group("whole slides")
-    slides.add_argument(
-        "--mpp",
-        type=_number(0.02, 50),
-        help="microns a pixel at which patches are cut, as those of the training were; "
-        "by default as the student's card says",
+    text = (
+        "microns a pixel at which patches are cut, as those of the training were; "
+        "by default as the student's card says"
     )
-    slides.add_argument(
-        "--slide-mpp",
-        type=_number(0.02, 50),
-        help="microns a pixel of slides that state none",
-    )
+    add_option(slides, "--mpp", text, type=_number(0.02, 50))
+    text = "microns a pixel of slides that state none"
+    add_option(slides, "--slide-mpp", text, type=_number(0.02, 50))
     slides.add_argument(
         "--min-tissue",
         type=_number(0, 1),
         default=0.25,
         help="share of a patch that must be tissue; 0.25 by default",
     )
-    slides.add_argument(
-        "--overlap",
-        type=_number(0, 0.9),
-        default=0.0,
-        help="share of a patch's side that neighbours have in common; 0 by default",
-    )
-    slides.add_argument(
-        "--class",
-        dest="heat_class",
-        metavar="CLASS",
-        help="class of the heat map; each of them by default",
-    )
-    slides.add_argument(
-        "--embeddings", action="store_true", help="write them to the HDF5 file as well"
-    )
+    text = "share of a patch's side that neighbours have in common; 0 by default"
+    add_option(slides, "--overlap", text, type=_number(0, 0.9), default=0.0)
+    text = "class of the heat map; each of them by default"
+    add_option(slides, "--class", text, dest="heat_class", metavar="CLASS")
+    add_switch(slides, "--embeddings", "write them to the HDF5 file as well")
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:

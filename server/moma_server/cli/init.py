@@ -6,7 +6,7 @@ way to the coordinator, `teacher.csr` is carried to it by hand.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -99,36 +99,32 @@ class ServerSetup(Section):
     passphrase_file: Path | None = None
 
 
-def _always(text: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda _: text
-
-
 _PROMPTS = (
-    Prompt("roles", "what it is", _always("coordinator,teacher"), is_list=True),
-    Prompt("federation", "name of the federation", _always("moma")),
+    Prompt("roles", "what it is", "coordinator,teacher", is_list=True),
+    Prompt("federation", "name of the federation", "moma"),
     Prompt(
         "hosts",
         "hosts and addresses as others reach it",
-        _always("localhost,127.0.0.1"),
+        "localhost,127.0.0.1",
         is_list=True,
     ),
-    Prompt("listen_host", "address on which it listens", _always(_EVERYWHERE)),
+    Prompt("listen_host", "address on which it listens", _EVERYWHERE),
 )
 _PROMPTS_OF: dict[Role, tuple[Prompt, ...]] = {
     "coordinator": (
-        Prompt("rounds_port", "port of the rounds", _always("8443")),
-        Prompt("enrolment_port", "port of the enrolment", _always("8445")),
-        Prompt("relay_port", "port of the relay, empty: no relay", _always("")),
-        Prompt("rounds", "rounds of the first run", _always("10")),
-        Prompt("quorum", "sites that a round needs", _always("2")),
+        Prompt("rounds_port", "port of the rounds", "8443"),
+        Prompt("enrolment_port", "port of the enrolment", "8445"),
+        Prompt("relay_port", "port of the relay, empty: no relay", ""),
+        Prompt("rounds", "rounds of the first run", "10"),
+        Prompt("quorum", "sites that a round needs", "2"),
     ),
     "teacher": (
-        Prompt("name", "name of the teacher", _always("teacher-a")),
-        Prompt("teacher_port", "port of the teacher", _always("8444")),
+        Prompt("name", "name of the teacher", "teacher-a"),
+        Prompt("teacher_port", "port of the teacher", "8444"),
     ),
 }
 _ELSEWHERE_PROMPT = Prompt(
-    "enrolment", "coordinator's enrolment", _always("coordinator.example:8445"), 8445
+    "enrolment", "coordinator's enrolment", "coordinator.example:8445", 8445
 )
 
 
@@ -148,7 +144,7 @@ def prompted_setup() -> dict[str, Any]:
         wanted.append(_ELSEWHERE_PROMPT)
     default = "9464" if "coordinator" in values["roles"] else "9466"
     text = "port of the metrics page, 0: none"
-    wanted.append(Prompt("metrics_port", text, _always(default)))
+    wanted.append(Prompt("metrics_port", text, default))
     return prompted(values, wanted, fault_of)
 
 

@@ -2,19 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from moma_core.runtime.cli import add_examples, parsed, run_command
+from moma_core.runtime.cli import (
+    Command,
+    Parser,
+    Subparsers,
+    add_examples,
+    add_option,
+    add_path,
+    add_switch,
+    parsed,
+    run_command,
+)
 from moma_server.cli import audit, commands, membership, teacher_import
 from moma_server.cli.examples import EXAMPLES
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-Parser = argparse.ArgumentParser | argparse._MutuallyExclusiveGroup
-Command = Callable[[argparse.Namespace], Iterator[str]]
 
 _PORTS = {
     "--rounds-port": "port of the coordinator's rounds; 8443 if not given",
@@ -44,8 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log details and stack traces"
     )
-    _path(parser, "--config", "serve what this config file names", metavar=_CONFIG)
-    _switch(parser, "--check", "check the config and the files that it names, and exit")
+    add_path(parser, "--config", "serve what this config file names", metavar=_CONFIG)
+    add_switch(
+        parser, "--check", "check the config and the files that it names, and exit"
+    )
     parser.set_defaults(command=commands.serve)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_init(subparsers)
@@ -58,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_command(subparsers, "status", commands.status, text, as_json=True)
     text = "write a report on the coordinator's run: one HTML page, and PNGs"
     report = _add_command(subparsers, "report", commands.report, text)
-    _path(report, "--out", "empty folder to write", metavar="DIR", required=True)
+    add_path(report, "--out", "empty folder to write", metavar="DIR", required=True)
     _add_teacher(subparsers)
     _add_demo(subparsers)
     _add_audit(subparsers)
@@ -66,35 +71,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_init(subparsers: "Subparsers") -> None:
+def _add_init(subparsers: Subparsers) -> None:
     text = "make a server's folder: config file, keys, and the CA of a coordinator"
     init = _add_command(subparsers, "init", commands.init, text, config=False)
     init.add_argument("folder", type=Path, help="folder to make")
     text = "what the server is, separated by commas; coordinator,teacher if not given"
-    _text(init, "--roles", text)
-    _text(init, "--federation", "name of the federation; moma if not given")
-    _text(init, "--name", "name of the teacher; teacher-a if not given")
+    add_option(init, "--roles", text)
+    add_option(init, "--federation", "name of the federation; moma if not given")
+    add_option(init, "--name", "name of the teacher; teacher-a if not given")
     _host(init, "under which sites reach the server")
-    _text(init, "--enrolment", "a coordinator elsewhere: its enrolment", metavar=_PORT)
-    _text(init, "--listen-host", "address on which it listens; 0.0.0.0 if not given")
+    add_option(
+        init, "--enrolment", "a coordinator elsewhere: its enrolment", metavar=_PORT
+    )
+    add_option(
+        init, "--listen-host", "address on which it listens; 0.0.0.0 if not given"
+    )
     for flag, text in _PORTS.items():
         init.add_argument(flag, type=int, metavar="PORT", help=text)
-    _text(init, "--rounds", "number of rounds of the first run; 10 if not given")
-    _text(init, "--quorum", "number of sites that a round needs; 2 if not given")
-    _path(init, "--passphrase-file", "passphrase with which all keys are encrypted")
+    add_option(init, "--rounds", "number of rounds of the first run; 10 if not given")
+    add_option(init, "--quorum", "number of sites that a round needs; 2 if not given")
+    add_path(init, "--passphrase-file", "passphrase with which all keys are encrypted")
 
 
-def _add_members(subparsers: "Subparsers") -> None:
+def _add_members(subparsers: Subparsers) -> None:
     text = "sign the certificate request of a member, where it cannot enrol"
     admit = _add_command(subparsers, "admit", membership.admit, text)
     who = admit.add_mutually_exclusive_group(required=True)
-    _text(who, "--site", "name of the site to admit", metavar="NAME")
-    _text(who, "--teacher", "name of the teacher to admit", metavar="NAME")
-    _switch(who, "--coordinator", "renew the coordinator's own certificate")
-    _path(admit, "--csr", "certificate request of the member, PEM", required=True)
-    _path(admit, "--node-key", "public node key of the site, node.pub")
+    add_option(who, "--site", "name of the site to admit", metavar="NAME")
+    add_option(who, "--teacher", "name of the teacher to admit", metavar="NAME")
+    add_switch(who, "--coordinator", "renew the coordinator's own certificate")
+    add_path(admit, "--csr", "certificate request of the member, PEM", required=True)
+    add_path(admit, "--node-key", "public node key of the site, node.pub")
     _host(admit, "under which the teacher is reached")
-    _path(admit, "--out", "where the certificate is written", required=True)
+    add_path(admit, "--out", "where the certificate is written", required=True)
 
     text = "revoke all certificates and tokens of a member"
     revoke = _add_command(subparsers, "revoke", membership.revoke, text)
@@ -107,12 +116,12 @@ def _add_members(subparsers: "Subparsers") -> None:
     )
 
 
-def _add_tokens(subparsers: "Subparsers") -> None:
+def _add_tokens(subparsers: Subparsers) -> None:
     actions = _add_group(subparsers, "token", "make, list and revoke one-time tokens")
     text = "make a token for a new member and print it, once"
     create = _add_command(actions, "create", membership.token_create, text)
     create.add_argument("name", help="name of the site or teacher that may enrol")
-    _switch(create, "--teacher", "the new member is a teacher")
+    add_switch(create, "--teacher", "the new member is a teacher")
     create.add_argument(
         "--lifetime",
         type=float,
@@ -130,19 +139,19 @@ def _add_tokens(subparsers: "Subparsers") -> None:
     text = "get the certificate of a teacher whose coordinator is another server"
     enrol = _add_command(subparsers, "enrol", membership.enrol_teacher, text)
     text = "token of the coordinator's operator; - reads it from standard input"
-    _text(enrol, "--token", text, required=True)
+    add_option(enrol, "--token", text, required=True)
     text = "enrolment port of the coordinator (default: authority.enrolment)"
-    _text(enrol, "--coordinator", text, metavar=_PORT)
+    add_option(enrol, "--coordinator", text, metavar=_PORT)
 
 
-def _add_sites(subparsers: "Subparsers") -> None:
+def _add_sites(subparsers: Subparsers) -> None:
     text = "approve the sites whose signed queries this teacher answers"
     actions = _add_group(subparsers, "site", text)
     text = "answer the queries that a site signs with its own key"
     approve = _add_command(actions, "approve", membership.site_approve, text)
     approve.add_argument("name", metavar="SITE", help="name of the site")
     text = "fingerprint of the site's signing key, ed25519:..."
-    _text(approve, "--key", text, metavar="FINGERPRINT", required=True)
+    add_option(approve, "--key", text, metavar="FINGERPRINT", required=True)
     text = "answer a site's queries no longer"
     forget = _add_command(actions, "forget", membership.site_forget, text)
     forget.add_argument("name", metavar="SITE", help="name of the site")
@@ -150,15 +159,15 @@ def _add_sites(subparsers: "Subparsers") -> None:
     _add_command(actions, "list", membership.site_list, text, as_json=True)
 
 
-def _add_teacher(subparsers: "Subparsers") -> None:
+def _add_teacher(subparsers: Subparsers) -> None:
     actions = _add_group(subparsers, "teacher", "train, show and export a teacher")
     text = "train a teacher on labelled patches; resumes where it was stopped"
     train = _add_command(
         actions, "train", commands.teacher_train, text, config=False, as_json=True
     )
     text = "how the teacher is made"
-    _path(train, "--recipe", text, metavar="RECIPE.YAML", required=True)
-    _path(train, "--out", "folder of weights and card", metavar="DIR", required=True)
+    add_path(train, "--recipe", text, metavar="RECIPE.YAML", required=True)
+    add_path(train, "--out", "folder of weights and card", metavar="DIR", required=True)
     text = "print the fingerprint of the teacher's signing key, which sites pin"
     _add_command(actions, "key", commands.teacher_key, text)
 
@@ -167,44 +176,52 @@ def _add_teacher(subparsers: "Subparsers") -> None:
         actions, "card", commands.teacher_card, text, config=False, as_json=True
     )
     of = card.add_mutually_exclusive_group(required=True)
-    _path(of, "--config", "show the card of this server's teacher", metavar=_CONFIG)
-    _path(of, "--recipe", "make a card by this recipe", metavar="RECIPE.YAML")
-    _path(card, "--weights", "weights as safetensors (default: the recipe's)")
+    add_path(of, "--config", "show the card of this server's teacher", metavar=_CONFIG)
+    add_path(of, "--recipe", "make a card by this recipe", metavar="RECIPE.YAML")
+    add_path(card, "--weights", "weights as safetensors (default: the recipe's)")
     out = Path("teacher")
-    _path(card, "--out", "folder of weights and card", metavar="DIR", default=out)
+    add_path(card, "--out", "folder of weights and card", metavar="DIR", default=out)
 
     _add_import(actions)
     text = "write weights and card for a partner who has a licence"
     export = _add_command(actions, "export", commands.teacher_export, text)
-    _path(export, "--out", "folder of weights and card", metavar="DIR", required=True)
-    _switch(export, "--without-classifier", "leave out the weights of the classifier")
+    add_path(
+        export, "--out", "folder of weights and card", metavar="DIR", required=True
+    )
+    add_switch(
+        export, "--without-classifier", "leave out the weights of the classifier"
+    )
 
 
-def _add_import(actions: "Subparsers") -> None:
+def _add_import(actions: Subparsers) -> None:
     text = "look at a model that others made, or make a teacher of it by a recipe"
     command = teacher_import.teacher_import
     model = _add_command(actions, "import", command, text, config=False)
     of = model.add_mutually_exclusive_group(required=True)
     text = "file, folder, hf-hub:NAME or grpc://HOST:PORT/NAME to look at"
     of.add_argument("model", nargs="?", metavar="MODEL", help=text)
-    _path(of, "--recipe", "make a teacher by this recipe", metavar="IMPORT.YAML")
-    _path(model, "--out", "folder of recipe and teacher", metavar="DIR", required=True)
-    _text(model, "--name", "name of the teacher", default="teacher-a")
-    _text(model, "--organ", "organ of the tissue", default="colon")
-    _text(model, "--task", "what is classified", default="tissue types")
-    _text(model, "--preset", "a foundation model by name, such as uni2-h")
-    _text(model, "--architecture", "timm's name of the network, for a file of tensors")
+    add_path(of, "--recipe", "make a teacher by this recipe", metavar="IMPORT.YAML")
+    add_path(
+        model, "--out", "folder of recipe and teacher", metavar="DIR", required=True
+    )
+    add_option(model, "--name", "name of the teacher", default="teacher-a")
+    add_option(model, "--organ", "organ of the tissue", default="colon")
+    add_option(model, "--task", "what is classified", default="tissue types")
+    add_option(model, "--preset", "a foundation model by name, such as uni2-h")
+    add_option(
+        model, "--architecture", "timm's name of the network, for a file of tensors"
+    )
     text = "side of the patches, where the model does not say"
     model.add_argument("--input-size-px", type=int, metavar="N", help=text)
-    _text(model, "--classes", "names of the classes by logit, separated by commas")
+    add_option(model, "--classes", "names of the classes by logit, separated by commas")
     _accelerator(model)
 
     text = "fit a classifier on an imported teacher's embeddings"
     command = teacher_import.teacher_fit_head
     head = _add_command(actions, "fit-head", command, text, config=False)
     text = "recipe of the teacher, with data"
-    _path(head, "--recipe", text, metavar="IMPORT.YAML", required=True)
-    _path(head, "--out", "folder of the teacher", metavar="DIR", required=True)
+    add_path(head, "--recipe", text, metavar="IMPORT.YAML", required=True)
+    add_path(head, "--out", "folder of the teacher", metavar="DIR", required=True)
     text = "width of a hidden layer (default: 0, a linear probe)"
     head.add_argument("--hidden", type=int, default=0, metavar="N", help=text)
     _accelerator(head)
@@ -219,17 +236,17 @@ def _accelerator(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_demo(subparsers: "Subparsers") -> None:
+def _add_demo(subparsers: Subparsers) -> None:
     text = "run a whole federation on this machine and show its figures"
     demo = _add_command(
         subparsers, "demo", commands.demo, text, config=False, as_json=True
     )
-    _path(demo, "--data", "pathmnist.npz of MedMNIST (default: installed tissue)")
+    add_path(demo, "--data", "pathmnist.npz of MedMNIST (default: installed tissue)")
     text = "folder of everything; an earlier demo there is replaced"
-    _path(demo, "--out", text, metavar="DIR", default=Path("demo-out"))
+    add_path(demo, "--out", text, metavar="DIR", default=Path("demo-out"))
 
 
-def _add_audit(subparsers: "Subparsers") -> None:
+def _add_audit(subparsers: Subparsers) -> None:
     actions = _add_group(subparsers, "audit", "verify, export and rotate the query log")
     text = "verify an exported log, with no server and no network"
     verify = _add_command(
@@ -239,9 +256,9 @@ def _add_audit(subparsers: "Subparsers") -> None:
     log.add_argument(
         "file", type=Path, nargs="?", metavar="LOG.JSONL", help="the exported log"
     )
-    _path(log, "--config", "verify the log of this server instead", metavar=_CONFIG)
+    add_path(log, "--config", "verify the log of this server instead", metavar=_CONFIG)
     text = "fingerprint of the log operator's key, ed25519:..."
-    _text(verify, "--key", text, metavar="FINGERPRINT")
+    add_option(verify, "--key", text, metavar="FINGERPRINT")
     verify.add_argument(
         "--checkpoint",
         type=Path,
@@ -253,25 +270,27 @@ def _add_audit(subparsers: "Subparsers") -> None:
 
     text = "write the log to a file that others can verify"
     export = _add_command(actions, "export", audit.export, text)
-    _path(export, "--out", "the file to write", metavar="LOG.JSONL", required=True)
+    add_path(export, "--out", "the file to write", metavar="LOG.JSONL", required=True)
     text = "compare a site's receipts with the log"
     reconcile = _add_command(actions, "reconcile", audit.reconcile, text, as_json=True)
     text = "receipts as the site keeps them"
-    _path(reconcile, "--receipts", text, metavar="RECEIPTS.JSONL", required=True)
+    add_path(reconcile, "--receipts", text, metavar="RECEIPTS.JSONL", required=True)
     _add_command(actions, "rotate", audit.rotate, "close this log and open the next")
     text = "sign the log with another key from now on"
     key = _add_command(actions, "rotate-key", audit.rotate_key, text)
-    _path(key, "--new-key", "the new key", metavar="SIGNING.KEY", required=True)
-    _path(key, "--passphrase-file", "passphrase of the new key (default: the config's)")
+    add_path(key, "--new-key", "the new key", metavar="SIGNING.KEY", required=True)
+    add_path(
+        key, "--passphrase-file", "passphrase of the new key (default: the config's)"
+    )
 
 
-def _add_group(subparsers: "Subparsers", name: str, text: str) -> "Subparsers":
+def _add_group(subparsers: Subparsers, name: str, text: str) -> Subparsers:
     parser = subparsers.add_parser(name, help=text, description=text)
     return parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
 
 def _add_command(
-    subparsers: "Subparsers",
+    subparsers: Subparsers,
     name: str,
     command: Command,
     text: str,
@@ -282,25 +301,11 @@ def _add_command(
     parser = subparsers.add_parser(name, help=text, description=text)
     if config:
         text = "config file of this server"
-        _path(parser, "--config", text, metavar=_CONFIG, required=True)
+        add_path(parser, "--config", text, metavar=_CONFIG, required=True)
     if as_json:
-        _switch(parser, "--json", "print JSON")
+        add_switch(parser, "--json", "print JSON")
     parser.set_defaults(command=command)
     return parser
-
-
-def _text(parser: Parser, flag: str, text: str, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
-    if settings.get("default"):
-        text += " (default: %(default)s)"
-    parser.add_argument(flag, help=text, **settings)
-
-
-def _path(parser: Parser, flag: str, text: str, **settings: Any) -> None:  # noqa: ANN401 - argparse's own
-    _text(parser, flag, text, type=Path, **{"metavar": "FILE", **settings})
-
-
-def _switch(parser: Parser, flag: str, text: str) -> None:
-    parser.add_argument(flag, action="store_true", help=text)
 
 
 def _host(parser: Parser, text: str) -> None:
