@@ -16,7 +16,6 @@ The rules, for each log of the file, line by line:
 Memory does not grow with the log.
 """
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -30,6 +29,7 @@ from moma_core.audit.export import FORMAT
 from moma_core.audit.replay import LogReplay
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError
+from moma_core.runtime.json_lines import json_object
 
 _LONGEST_LINE = 4 * LARGEST_ENTRY_BYTES
 _SHOWN_KEYS = 3
@@ -204,11 +204,8 @@ def _checkpoint(line: bytes, size: int) -> Checkpoint:
 
 
 def _json(line: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
+    fields = json_object(line)
+    if fields is None:
         raise AuditError("a line of the file is not readable")
     return fields
 

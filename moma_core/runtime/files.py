@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Generic, NamedTuple, TypeVar
 
 from moma_core.errors import ConfigError, DiskError
+from moma_core.runtime.json_lines import json_object
 
 _APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT
 _BLOCK_BYTES = 1 << 16
@@ -294,17 +295,10 @@ def _cut_torn_line(handle: int) -> None:
         found = os.pread(handle, end - begin, begin).rfind(b"\n")
         whole = begin + found + 1 if found >= 0 else 0
         end = begin
-    if whole < size and _is_whole(os.pread(handle, size - whole, whole)):
+    if whole < size and json_object(os.pread(handle, size - whole, whole)) is not None:
         os.write(handle, b"\n")  # only the line's end was missing
     elif whole < size:
         os.ftruncate(handle, whole)
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def make_empty_folder(path: Path) -> None:

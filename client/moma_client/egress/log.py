@@ -20,6 +20,7 @@ from typing import Literal
 from moma_core.errors import ConfigError
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import append_line, make_folder, older_part
+from moma_core.runtime.json_lines import json_objects
 
 Channel = Literal["coordinator", "teacher"]
 Outcome = Literal["sent", "blocked", "refused"]
@@ -87,18 +88,12 @@ def log_entries(path: Path) -> Iterator[dict[str, object]]:
 def _entries(parts: Iterable[Path]) -> Iterator[dict[str, object]]:
     for part in parts:
         try:
-            lines = part.read_bytes().splitlines()
+            content = part.read_bytes()
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ConfigError(f"cannot read {part}: {error}") from error
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict):
-                yield entry
+        yield from json_objects(content)
 
 
 def entry_line(entry: Mapping[str, object]) -> str:

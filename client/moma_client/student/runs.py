@@ -1,6 +1,5 @@
 """The runs of a site, as they lie on its disk, and how they are named and found."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from moma_client.config.site import SiteConfig
 from moma_core.config import did_you_mean
 from moma_core.distillation.methods.names import METHODS
 from moma_core.errors import ConfigError
+from moma_core.runtime.json_lines import read_json_objects
 
 CARD = "student.json"  # whose folder is a student's
 
@@ -176,16 +176,8 @@ def _read(folder: Path) -> RunFolder:
 
 def _rounds(folder: Path) -> Iterator[dict[str, Any]]:
     """Yields the lines of a run's record; one that is torn is passed over."""
-    try:
-        lines = (folder / "figures.jsonl").read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and {"round", "kind", "figures"} <= values.keys():
+    for values in read_json_objects(folder / "figures.jsonl"):
+        if {"round", "kind", "figures"} <= values.keys():
             yield values
 
 

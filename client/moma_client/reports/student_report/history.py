@@ -1,13 +1,13 @@
 """How a run went, from what it left on the disk: losses, figures a round, queries."""
 
 import csv
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from moma_core.distillation.step import StepLosses
+from moma_core.runtime.json_lines import read_json_objects
 from moma_core.training.record import CSV_NAME
 
 
@@ -61,7 +61,7 @@ def round_figures(
         split: On which it was measured.
     """
     found: dict[str, list[RoundFigure]] = {}
-    for line in _lines(run / "figures.jsonl"):
+    for line in read_json_objects(run / "figures.jsonl"):
         if line.get("kind") != "train":
             continue
         for method in methods:
@@ -92,17 +92,6 @@ def outputs_of_first_round_alone(
     return known[0] if len(rounds) > 1 and len(set(known)) == 1 else None
 
 
-def rounds_reported(run: Path) -> int:
-    """Returns how many training rounds this site reported on."""
-    return len(
-        {
-            line.get("round")
-            for line in _lines(run / "figures.jsonl")
-            if line.get("kind") == "train"
-        }
-    )
-
-
 def _figure(
     line: Mapping[str, Any], method: str, split: str, figure: str
 ) -> RoundFigure | None:
@@ -120,18 +109,3 @@ def _figure(
         )
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yields the lines of a record; one that is torn is passed over."""
-    try:
-        content = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in content:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value

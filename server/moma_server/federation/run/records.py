@@ -1,6 +1,5 @@
 """What happened in each round: one JSON line a round, appended and never changed."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from moma_core.audit.checkpoint import Checkpoint
 from moma_core.config import Section
 from moma_core.errors import CheckpointError
 from moma_core.runtime.files import append_line
+from moma_core.runtime.json_lines import json_object
 
 _logger = logging.getLogger(__name__)
 
@@ -97,25 +97,13 @@ class RecordFile:
         return [r for r in records if r is not None], offset + len(whole)
 
     def _parsed(self, line: bytes) -> RoundRecord | None:
-        if not _is_whole(line):
+        if json_object(line) is None:
             _logger.warning("%s: a torn line is passed over", self._path)
             return None
         try:
             return RoundRecord.model_validate_json(line)
         except ValidationError as error:
             raise CheckpointError(f"{self._path} holds a damaged record") from error
-
-
-def _is_whole(line: bytes) -> bool:
-    """Whether a line is an object of JSON to its end, which no torn one is.
-
-    A torn line may well end with a brace: of a site in the record, or behind the zeros
-    that a file system leaves in the place of what it did not get to write.
-    """
-    try:
-        return isinstance(json.loads(line.decode()), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 class FinalDelivery:
