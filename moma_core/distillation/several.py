@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from moma_core.distillation.losses import labelled_cross_entropy
 from moma_core.distillation.memory_bank import Keys
-from moma_core.distillation.step import Distiller, ExtraLosses, StepOutput
+from moma_core.distillation.step import Distiller, ExtraLosses
 from moma_core.models.encoder import Encoder, Features
 from moma_core.teacher.protocol import SeveralOutputs, TeacherOutput
 
@@ -50,44 +49,20 @@ class SeveralDistillers(Distiller):
         self.teachers = nn.ModuleDict(distillers)
         self._distillers, self._weights = tuple(distillers.values()), dict(weights)
 
-    def forward(
+    def extra_losses(
         self,
-        images: Tensor,
+        features: Features,
         labels: Tensor,
-        output: TeacherOutput | SeveralOutputs | None,
-        rows: Tensor | None = None,
-    ) -> StepOutput:
-        """Returns a step's losses, see `Distiller`.
-
-        Args:
-            images: (N, 3, H, W), normalised.
-            labels: (N,), class index, NO_LABEL where a patch has none.
-            output: What each teacher says, in the order of the distillers.
-            rows: (N,) long, the patches' places in their source.
+        output: TeacherOutput | SeveralOutputs,
+        rows: Tensor | None,
+    ) -> ExtraLosses:
+        """Returns the weighted sums of the teachers' terms.
 
         Raises:
             ValueError: It is the output of one teacher.
         """
-        features = self._features(images)
-        classification = labelled_cross_entropy(
-            features.logits, labels, self.label_terms
-        )
-        none = torch.zeros_like(classification)
-        extra = ExtraLosses(none, none, None)
         if isinstance(output, TeacherOutput):
             raise ValueError("one output, and several teachers")
-        if output is not None:
-            extra = self._weighted(features, labels, output, rows)
-        return self._summed(classification, extra)
-
-    def _weighted(
-        self,
-        features: Features,
-        labels: Tensor,
-        output: SeveralOutputs,
-        rows: Tensor | None,
-    ) -> ExtraLosses:
-        """Returns the weighted sums of the teachers' terms."""
         none = features.logits.new_zeros(())
         contrastive, distillation, keys = none, none, list[Keys | None]()
         parts = zip(self._weights.values(), self._distillers, *output, strict=True)

@@ -99,7 +99,8 @@ class Distiller(nn.Module):
         Args:
             images: (N, 3, H, W), normalised, the views that the teacher saw.
             labels: (N,), class index, NO_LABEL where a patch has none.
-            output: The teacher's output, row by row; None without a teacher.
+            output: The teacher's output, row by row, or that of each of several
+                teachers in the order of their distillers; None without a teacher.
             rows: (N,) long, the patches' places in their source.
         """
         features = self._features(images)
