@@ -4,14 +4,15 @@ Source: Guo et al., On calibration of modern neural networks (ICML 2017), sectio
 and 4.2: reliability diagrams, the expected calibration error, temperature scaling.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from torch import Tensor
 
 from moma_core.evaluation.metrics import SplitOutputs
-from moma_core.evaluation.statistics import Floats, confidence_bins
+from moma_core.evaluation.statistics import confidence_bins
 
 FEWEST_PATCHES = 20  # on fewer, a temperature is chance
 
@@ -57,23 +58,23 @@ def fit_temperature(outputs: SplitOutputs) -> Temperature:
     Args:
         outputs: Of the validation split; no other one may have a say.
     """
-    logits, labels = _arrays(outputs.logits, outputs.labels)
+    logits, labels = outputs.logits.double(), outputs.labels
     if len(labels) < FEWEST_PATCHES:
         return Temperature(
             None, f"{len(labels)} patches, at least {FEWEST_PATCHES} are needed"
         )
-    if not np.isfinite(logits).all():
+    if not logits.isfinite().all():
         return Temperature(None, "outputs are not finite")
-    if (logits.argmax(axis=1) == labels).all():
+    if (logits.argmax(dim=1) == labels).all():
         return Temperature(None, "every patch is right, so none is too sure")
-    low, high = np.log(_LOWEST), np.log(_HIGHEST)
+    low, high = math.log(_LOWEST), math.log(_HIGHEST)
     for _ in range(_STEPS):
         left, right = high - _RATIO * (high - low), low + _RATIO * (high - low)
         if _cross_entropy(logits, labels, left) < _cross_entropy(logits, labels, right):
             high = right
         else:
             low = left
-    fitted = round(float(np.exp((low + high) / 2)), _DECIMALS)
+    fitted = round(math.exp((low + high) / 2), _DECIMALS)
     is_better = _error(outputs.softened(fitted)) < _error(outputs)
     return Temperature(fitted if is_better else 1.0)
 
@@ -83,7 +84,7 @@ def reliability(outputs: SplitOutputs) -> tuple[ReliabilityBin, ...]:
 
     They are the bins of the figure `ece`, which is the mean of their gaps.
     """
-    logits, labels = _arrays(outputs.logits, outputs.labels)
+    logits, labels = outputs.logits.double().numpy(), outputs.labels.numpy()
     if not len(labels) or not np.isfinite(logits).all():
         return ()
     confidence, bins = confidence_bins(logits)
@@ -117,14 +118,5 @@ def _error(outputs: SplitOutputs) -> float:
     return sum(gaps) / len(outputs.labels)
 
 
-def _arrays(logits: Tensor, labels: Tensor) -> tuple[Floats, NDArray[np.int64]]:
-    return logits.double().numpy(), labels.numpy()
-
-
-def _cross_entropy(
-    logits: Floats, labels: NDArray[np.int64], log_temperature: float
-) -> float:
-    scaled = logits / np.exp(log_temperature)
-    most = scaled.max(axis=1, keepdims=True)
-    whole = most[:, 0] + np.log(np.exp(scaled - most).sum(axis=1))
-    return float((whole - scaled[np.arange(len(labels)), labels]).mean())
+def _cross_entropy(logits: Tensor, labels: Tensor, log_temperature: float) -> float:
+    return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
