@@ -9,7 +9,7 @@ from starlette.responses import Response
 from moma_core.dashboard.config import DashboardSection
 from moma_core.dashboard.guard import Clock, Guard
 from moma_core.dashboard.view import Look, View
-from moma_core.metrics_http.bounded_server import BoundedServer, PageBounds
+from moma_core.metrics_http.bounded_server import BoundedServer
 from moma_core.report_page.page import strict_environment
 
 KEPT_SECONDS = 2.0
@@ -45,7 +45,6 @@ class DashboardServer(BoundedServer):
     Args:
         section: The address, and what it takes to look.
         look: Makes what is shown.
-        bounds: Limits on those who connect.
         clock: Monotonic, in seconds.
 
     Raises:
@@ -58,7 +57,6 @@ class DashboardServer(BoundedServer):
         section: DashboardSection,
         look: Look,
         *,
-        bounds: PageBounds | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._guard = Guard(section, clock)
@@ -74,7 +72,6 @@ class DashboardServer(BoundedServer):
             section,
             self._response,
             name="dashboard",
-            bounds=bounds,
             client_authority=section.client_authority,
         )
 

@@ -65,15 +65,12 @@ _DISTILLATION = {
 }
 
 
-def look_at_training(
-    training: TrainingSettings, *, patches: int, steps: int | None = None
-) -> Iterator[Finding]:
+def look_at_training(training: TrainingSettings, *, patches: int) -> Iterator[Finding]:
     """Yields settings of the training that are seldom meant.
 
     Args:
         training: How is trained.
         patches: Number of patches to train on.
-        steps: Of the whole run; None: not known yet.
     """
     rate = _RATES[training.optimiser]
     usual = {"learning_rate": rate, "head_learning_rate": rate, **_TRAINING}
@@ -93,8 +90,6 @@ def look_at_training(
                 f"wait for one another; set {cores} at most, or leave it out"
             )
             yield Finding("settings", "warning", text)
-    if steps is not None:
-        yield from look_at_warmup(training, steps)
 
 
 def look_at_warmup(training: TrainingSettings, steps: int) -> Iterator[Finding]:

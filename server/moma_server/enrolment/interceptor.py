@@ -42,7 +42,7 @@ OPEN_OF_ALL = 256
 
 _TLS_VERSION = b"TLSv1.3"
 _TRIES = ("Enrol", "Renew")
-_READ_SECONDS = 5.0
+_READ_SECONDS = 5.0  # in which a request must be whole
 _RETRY_SECONDS = 5.0
 _RETRY_TRIES_SECONDS = 60.0
 _REFUSALS_A_LINE = 100  # of a flood: one line in the log for so many
@@ -99,17 +99,10 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
     Args:
         tries: Limits the calls that cost a signature and a line in the journal.
         reads: Limits the calls whose response is the same for everybody.
-        read_seconds: Time in which a request must be whole.
     """
 
-    def __init__(
-        self,
-        tries: RateLimiter,
-        reads: RateLimiter,
-        read_seconds: float = _READ_SECONDS,
-    ) -> None:
+    def __init__(self, tries: RateLimiter, reads: RateLimiter) -> None:
         self._tries, self._reads = tries, reads
-        self._read_seconds = read_seconds
         self._open: Counter[str] = Counter()
         self._refused = 0
 
@@ -125,7 +118,7 @@ class EnrolmentInterceptor(grpc.aio.ServerInterceptor):
         return authorized_first(
             handler,
             lambda behaviour: self._guard(behaviour, bounds),
-            read_seconds=self._read_seconds,
+            read_seconds=_READ_SECONDS,
         )
 
     def _guard(self, behaviour: Behaviour, bounds: RateLimiter) -> Behaviour:
