@@ -19,6 +19,7 @@ from moma_client.cache.folder import CacheFolder
 from moma_client.cache.views import view_settings
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
+from moma_client.context import RunContext
 from moma_client.metrics import silent_metrics
 from moma_client.reports.teacher_labels import look_at_labels
 from moma_client.student.factory import make_backbone, scenario_of
@@ -149,24 +150,22 @@ def _teacher(probe: Probe) -> Iterator[tuple[TeacherCard, Teacher, int]]:
         granted, charged = remote.budget()
         if not section.caches:
             _check_budget(card, len(probe.rows), granted - charged)
-            _verify(config, card)
+            context = RunContext(config, threading.Event(), silent_metrics())
+            verify_remote(context, card, FAIL_FAST)
             yield card, remote, size
             return
         cache = CacheFolder(config).open(card, len(probe.source.index))
         with closing(cache):
             missing = int((~cache.present(cache.slots(probe.rows, 0))).sum())
             _check_budget(card, missing, granted - charged)
-            _verify(config, card)
+            context = RunContext(config, threading.Event(), silent_metrics())
+            verify_remote(context, card, FAIL_FAST)
             yield card, CachedTeacher(cache, lambda: remote, _pass_over), size
             cache.flush()
 
 
 def _pass_over(_: int) -> None:
     """Counts nothing: a plan has no metrics."""
-
-
-def _verify(config: SiteConfig, card: TeacherCard) -> None:
-    verify_remote(config, card, threading.Event(), silent_metrics(), FAIL_FAST)
 
 
 def _check_budget(card: TeacherCard, patches: int, left: int) -> None:

@@ -78,10 +78,10 @@ class RunTeacher:
             MismatchError: It is not the model of its card.
             TeacherError: It does not answer, or refuses.
         """
-        config, stop, metrics = self.known.context
-        if self._is_verified or not config.teacher.is_remote:
+        context = self.known.context
+        if self._is_verified or not context.config.teacher.is_remote:
             return
-        verify_remote(config, self.known.card, stop, metrics)
+        verify_remote(context, self.known.card)
         self._is_verified = True
 
     def compare_labels(self, views: ViewMask | None, source: PatchSource) -> None:

@@ -9,7 +9,6 @@ lets it.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,6 @@ from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
 from moma_client.context import RunContext
-from moma_client.metrics import ClientMetrics
 from moma_client.teacher.connect import check_same, open_teacher
 from moma_client.teacher.local_teacher import local_teacher, read_local_card
 from moma_client.teacher.remote_teacher import BudgetState
@@ -43,11 +41,7 @@ _logger = logging.getLogger(__name__)
 
 
 def verify_remote(
-    config: SiteConfig,
-    card: TeacherCard,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-    retries: RetryLimits | None = None,
+    context: RunContext, card: TeacherCard, retries: RetryLimits | None = None
 ) -> None:
     """Checks the terms, then requests the reference patch from a teacher elsewhere.
 
@@ -61,25 +55,22 @@ def verify_remote(
         TeacherError: It cannot be reached, or refuses.
         StoppedError: The operator stops the program.
     """
-    check_terms(card, config.teacher)
+    check_terms(card, context.config.teacher)
     if card.golden is None:
         _logger.warning("teacher %s has no reference patch on its card", card.name)
         return
-    verify_reference_patch(config, card, stop, metrics, retries)
+    verify_reference_patch(context, card, retries)
 
 
 def verify_reference_patch(
-    config: SiteConfig,
-    card: TeacherCard,
-    stop: threading.Event,
-    metrics: ClientMetrics,
-    retries: RetryLimits | None = None,
+    context: RunContext, card: TeacherCard, retries: RetryLimits | None = None
 ) -> None:
     """Requests the reference patch; a repetition keeps its request id.
 
     Raises:
         As `verify_remote`.
     """
+    config, stop, metrics = context
     key_file = _reference_key(config, card)
 
     def verify() -> None:
@@ -187,7 +178,7 @@ def onboard(
         ConfigError: A local one's files do not fit each other.
         StoppedError: The operator stopped.
     """
-    config, stop, metrics = context
+    config = context.config
     section = config.teacher
     if not section.is_remote:
         card = verify_local(section)
@@ -196,7 +187,7 @@ def onboard(
     kept = CacheFolder(config).kept_card()
     retries = FAIL_FAST if kept else None
     try:
-        return _onboard_remote(config, stop, metrics, check_card, retries)
+        return _onboard_remote(context, check_card, retries)
     except TeacherUnavailableError as error:
         if kept is None:
             raise
@@ -207,18 +198,17 @@ def onboard(
 
 
 def _onboard_remote(
-    config: SiteConfig,
-    stop: threading.Event,
-    metrics: ClientMetrics,
+    context: RunContext,
     check_card: Callable[[TeacherCard], object],
     retries: RetryLimits | None,
 ) -> OnboardedTeacher:
+    config, stop, metrics = context
     with open_teacher(config, retries=retries, stop=stop, metrics=metrics) as remote:
         card, budget = remote.describe(), remote.budget()
     check_card(card)
     is_verified = True
     try:
-        verify_remote(config, card, stop, metrics, retries)
+        verify_remote(context, card, retries)
     except BudgetSpentError as error:
         is_verified = False
         _logger.warning(

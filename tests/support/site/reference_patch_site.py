@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moma_client.context import RunContext
 from moma_client.teacher.onboarding import verify_remote
 from moma_client.teacher.retry import RetryLimits
 from moma_core.teacher.card.card import TeacherCard
@@ -35,4 +36,4 @@ def vet(
     site: CachedSite, card: TeacherCard, retries: RetryLimits | None = None
 ) -> None:
     """Has a site vet its teacher."""
-    verify_remote(site.config, card, site.stop, site.metrics, retries)
+    verify_remote(RunContext(site.config, site.stop, site.metrics), card, retries)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 from moma_client.config.site import SiteConfig
+from moma_client.context import RunContext
 from moma_client.identity.revocations import look_once
 from moma_client.metrics import silent_metrics
 from moma_client.reports.plan import plan_queries
@@ -135,8 +136,8 @@ class TeacherLook:
             )
             return
         else:
-            stop, metrics = threading.Event(), silent_metrics()
-            verify_reference_patch(self.config, card, stop, metrics, FAIL_FAST)
+            context = RunContext(self.config, threading.Event(), silent_metrics())
+            verify_reference_patch(context, card, FAIL_FAST)
         yield Finding("reference patch", "ok", "answered as the card says")
 
     def _card(self) -> TeacherCard:
