@@ -30,7 +30,6 @@ from moma_core.errors import (
     MomaError,
     NotAuthorizedError,
 )
-from moma_core.network.address import endpoint_of
 from moma_core.network.proxy import DIRECT, ProxyRule
 from moma_core.pki.certificates import check_issued
 from moma_core.pki.crl_client import RevocationPoller
@@ -132,12 +131,6 @@ class TeacherAddress:
     is_relayed: bool = False
     revocations: RevocationPoller | None = None
     proxy: ProxyRule = DIRECT
-
-    def __post_init__(self) -> None:
-        try:
-            endpoint_of(self.address)
-        except FederationError as error:
-            raise ValueError(str(error)) from None
 
 
 class EmbedResponses(Protocol):

@@ -132,10 +132,6 @@ class MomentumPlan:
     sync_every_steps: int
     sync_deadline_seconds: float
 
-    def __post_init__(self) -> None:
-        if self.sync_every_steps < 1:
-            raise ValueError(f"steps must be > 0, got {self.sync_every_steps}")
-
 
 class RemoteMomentumTeacher:
     """Sends a batch when the loop needs it, never ahead; used by one thread.

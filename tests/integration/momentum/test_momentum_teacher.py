@@ -273,8 +273,3 @@ def test_the_teachers_refusals_reach_the_operator(
         other = RemoteMomentumTeacher(remote, leads, plan(terms))
         with pytest.raises(MalformedRequestError, match="the student's 'resnet50'"):
             next(other.answer_batches(random_batches(1)))
-
-
-def test_steps_are_counted_from_one() -> None:
-    with pytest.raises(ValueError, match="steps must be > 0"):
-        plan(sync_every_steps=0)

@@ -291,16 +291,3 @@ def test_a_pause_ends_at_the_stop() -> None:
 
     with pytest.raises(StoppedError):
         StoppableWait(stop).pause(60)
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {"failures": -1},
-        {"first_pause_seconds": 0},
-        {"first_pause_seconds": 2, "longest_pause_seconds": 1},
-    ],
-)
-def test_limits_that_make_no_sense_are_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="retry limits"):
-        RetryLimits(**limits)
