@@ -60,6 +60,11 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}...")
 
 
+def first_line(error: BaseException) -> str:
+    """Returns what a library says of a failure, without what it tells its authors."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class MomaError(Exception):
     """Base of the errors whose message is one readable sentence.
 

@@ -14,7 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, first_line
 from moma_core.models.encoder import Encoder, Features
 from moma_core.models.settings import ModelArgs, ModelSection, Weights
 from moma_core.models.weights import load_body
@@ -73,7 +73,7 @@ class Backbone(Encoder):
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"cannot make a model of architecture {architecture!r}: "
-                f"{_first_line(error)}{_near_names(architecture)}"
+                f"{first_line(error)}{_near_names(architecture)}"
             ) from error
         self.reset_classifier(classes)
 
@@ -337,10 +337,6 @@ def _quiet_hub() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _near_names(architecture: str) -> str:

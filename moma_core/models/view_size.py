@@ -2,7 +2,7 @@
 
 import torch
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, first_line
 from moma_core.models.encoder import Encoder
 
 
@@ -23,9 +23,9 @@ def check_takes_views(encoder: Encoder, view_size_px: int, section: str) -> None
         with torch.no_grad():
             encoder(views)
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"{section}.architecture {encoder.architecture!r} takes no views of "
-            f"{view_size_px} px: {reason}; change view_size_px or the architecture"
+            f"{view_size_px} px: {first_line(error)}; change view_size_px or the "
+            f"architecture"
         ) from error
     encoder.train()

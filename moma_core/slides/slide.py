@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moma_core.errors import DataError, printable_line
+from moma_core.errors import DataError, first_line, printable_line
 
 LARGEST_SIDE_PX = 1 << 20
 """Of a slide that is believed: at 0.1 microns a pixel it is longer than the glass."""
@@ -314,8 +314,7 @@ def _check_levels(levels: tuple[SlideLevel, ...]) -> None:
 
 def reason_of(error: Exception) -> str:
     """Returns what a library says of a file: one line that can be printed."""
-    said = str(error).strip().splitlines()
-    return printable_line(said[0], _LONGEST_REASON) if said else type(error).__name__
+    return printable_line(first_line(error), _LONGEST_REASON)
 
 
 def believed_mpp(*sides: float | None) -> float | None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain
-from pathlib import Path
 
 from moma_client.config.site import SiteConfig
 from moma_client.config.teacher import LocalTeacherSection
@@ -116,9 +115,10 @@ def _cache_text(kept: float, asked: float) -> str:
 def _losses(run: RunFolder | None, samples: Samples) -> Table:
     """Returns each student's terms over its steps, from what its run keeps."""
     rows = []
-    for method in run.students if run else ():
-        for term, points in loss_curves(_folder(run, method)).items():
-            rows.append(_loss_row(method, term, points))
+    if run is not None:
+        for method in run.students:
+            for term, points in loss_curves(run.folder / method).items():
+                rows.append(_loss_row(method, term, points))
     if not rows:  # before the first lines are kept
         rows = [
             (
@@ -153,10 +153,6 @@ def _loss_row(
         Cell(count(step)),
         Cell("", spark=Spark(points, label)),
     )
-
-
-def _folder(run: RunFolder | None, method: str) -> Path:
-    return Path(method) if run is None else run.folder / method
 
 
 def _figures(run: RunFolder | None) -> Table:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.errors import ConfigError, TeacherUnavailableError, first_line
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.inference.backend import (
@@ -25,9 +25,9 @@ def outputs_for(backend: TeacherBackend, pixels: Pixels) -> ModelOutput:
     try:
         return backend.predict(pixels)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TeacherUnavailableError(
-            f"the network fails for {pixels.shape[1]} px: {reason.removesuffix('.')}"
+            f"the network fails for {pixels.shape[1]} px: "
+            f"{first_line(error).removesuffix('.')}"
         ) from None
 
 

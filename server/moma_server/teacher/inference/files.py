@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.errors import ConfigError, TeacherUnavailableError, first_line
 from moma_core.models.archives import check_unpacked
 from moma_server.teacher.inference.arrays import Array, Runner, TensorShape
 
@@ -52,7 +52,7 @@ class OnnxRunner:
             )
         except Exception as error:  # noqa: BLE001 - the runtime's own have no base
             raise ConfigError(
-                f"onnxruntime cannot read {path}: {_first_line(error)}"
+                f"onnxruntime cannot read {path}: {first_line(error)}"
             ) from None
         # a runtime that finds no CUDA libraries says a line and goes on without
         if providers[0] not in self._session.get_providers():
@@ -84,7 +84,7 @@ class OnnxRunner:
         except Exception as error:  # noqa: BLE001 - the runtime's own have no base
             raise TeacherUnavailableError(
                 f"onnxruntime fails for {values.shape} {values.dtype}: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from None
         return dict(zip(names, found, strict=True))
 
@@ -94,7 +94,7 @@ def _check_is_whole(path: Path, onnx: Any) -> None:  # noqa: ANN401 - a module
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's own have no base
-        raise ConfigError(f"onnx cannot read {path}: {_first_line(error)}") from None
+        raise ConfigError(f"onnx cannot read {path}: {first_line(error)}") from None
     for tensor in _tensors(model, onnx.TensorProto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ConfigError(
@@ -171,7 +171,7 @@ class TorchFileRunner:
         except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
             raise TeacherUnavailableError(
                 f"the file's network fails for {values.shape} {values.dtype}: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from None
 
 
@@ -226,9 +226,5 @@ def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
         pickle.UnpicklingError,
     ) as error:
         raise ConfigError(
-            f"{path} cannot be read as {kind}: {_first_line(error)}"
+            f"{path} cannot be read as {kind}: {first_line(error)}"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
