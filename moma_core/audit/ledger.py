@@ -76,18 +76,6 @@ class Ledger:
         self.log = log
         log.open(budget.engine)
 
-    def write(self, operation: Operation[T]) -> T:
-        """Does one operation in a transaction of its own.
-
-        Raises:
-            RefusedError: It was refused.
-            TeacherBusyError: It may be tried again later.
-        """
-        (done,) = self.write_all([operation]).done
-        if isinstance(done, Refusal):
-            raise done
-        return done
-
     def write_all(self, operations: Sequence[Operation[T]]) -> Committed[T]:
         """Does operations in one transaction, which is on the disk when this returns.
 

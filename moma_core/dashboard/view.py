@@ -1,6 +1,6 @@
 """What a dashboard shows, as values: the templates decide how, a test can read what."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -153,14 +153,6 @@ class View:
         count = len(self.alerts)
         names = ", ".join(sorted({alert.name for alert in self.alerts}))
         return f"{count} alert{'s' if count > 1 else ''}: {names}."
-
-    def texts(self) -> Iterator[str]:
-        """Yields every value that is shown, without headings and captions."""
-        for panel in self.panels:
-            yield from (fact.value for fact in panel.facts)
-            for table in panel.tables:
-                for row in table.rows:
-                    yield from (cell.text for cell in row)
 
 
 Look = Callable[[], View]

@@ -15,6 +15,7 @@ from moma_core.policy.budget_tables import ReservationRequest
 from moma_core.policy.usage import unique_patches
 from moma_core.runtime.database import open_database, reading
 from tests.support.machine.postgresql import database_server, postgresql
+from tests.support.teacher.audit_log import written
 from tests.support.teacher.racing_gateway import GRANT, ask, ledger_at
 from tests.support.teacher.sealed import TEACHER, key_of
 
@@ -90,8 +91,8 @@ def test_what_a_server_adds_up_is_an_integer_that_json_can_say() -> None:
     with postgresql() as url:
         ledger = ledger_at(url)
         request = ReservationRequest("site-a", b"1" * 16, b"2" * 32, b"2" * 32, 3)
-        ledger.write(
-            lambda tx: ledger.budget.rules.reserve(tx.database, request, tx.now)
+        written(
+            ledger, lambda tx: ledger.budget.rules.reserve(tx.database, request, tx.now)
         )
 
         reserved = ledger.read(

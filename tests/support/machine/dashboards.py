@@ -1,7 +1,7 @@
 """Dashboards without a program behind them, and requests to them."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +15,15 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 def view(*panels: Panel, title: str = "Site x", alerts: Sequence[Alert] = ()) -> View:
     return View(title, "a test", alerts, panels, NOW)
+
+
+def all_texts(view: View) -> Iterator[str]:
+    """Yields every value that is shown, without headings and captions."""
+    for panel in view.panels:
+        yield from (fact.value for fact in panel.facts)
+        for table in panel.tables:
+            for row in table.rows:
+                yield from (cell.text for cell in row)
 
 
 def with_token(folder: Path) -> DashboardSection:

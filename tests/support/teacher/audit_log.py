@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.entry import QueryEntry
 from moma_core.audit.export import export_log
-from moma_core.audit.ledger import Ledger, LedgerTx
+from moma_core.audit.ledger import Ledger, LedgerTx, Operation, Refusal
 from moma_core.audit.log import AuditLog
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.verify import Verified, lines_of, verify_export
@@ -22,6 +22,16 @@ from moma_core.policy.budget_tables import add_to_account, charged_and_locked
 
 KEY = SigningKey.create()
 CONTENT = sha256(b"pixels").digest()
+
+T = TypeVar("T")
+
+
+def written(ledger: Ledger, operation: Operation[T]) -> T:
+    """Does one operation in a transaction of its own; raises what refused it."""
+    (done,) = ledger.write_all([operation]).done
+    if isinstance(done, Refusal):
+        raise done
+    return done
 
 
 @contextmanager
@@ -68,7 +78,7 @@ def ask(ledger: Ledger, *entries: QueryEntry) -> list[Receipt]:
         return []
 
     receipts: list[Any] = []
-    ledger.write(add)
+    written(ledger, add)
     return [receipt() for receipt in receipts]
 
 

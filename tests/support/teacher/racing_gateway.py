@@ -16,6 +16,7 @@ from moma_core.policy.budget import BudgetStore, Charge
 from moma_core.policy.budget_tables import ReservationRequest
 from moma_core.policy.policy import PolicyEnforcer, TeacherPolicy
 from moma_core.policy.usage import PatchRate
+from tests.support.teacher.audit_log import written
 from tests.support.teacher.sealed import TEACHER, key_of
 
 GRANT = 100
@@ -43,7 +44,7 @@ def ask(ledger: Ledger) -> bool:
         return charge
 
     try:
-        charge = ledger.write(reserved)
+        charge = written(ledger, reserved)
     except BudgetSpentError:
         return False
 
@@ -60,7 +61,7 @@ def ask(ledger: Ledger) -> bool:
         )
         tx.log.add_query(entry, digest)
 
-    ledger.write(settled)
+    written(ledger, settled)
     return True
 
 

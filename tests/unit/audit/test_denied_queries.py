@@ -23,6 +23,7 @@ from tests.support.teacher.audit_log import (
     ledger_in,
     query,
     verified,
+    written,
 )
 
 MINUTE = timedelta(minutes=1)
@@ -45,11 +46,13 @@ def _deny(
 ) -> None:
     for _ in range(times):
         entry = _denied(next(NUMBERS), site, reason)
-        ledger.write(lambda tx, entry=entry: add_rejected_query(tx.log, entry, CONTENT))
+        written(
+            ledger, lambda tx, entry=entry: add_rejected_query(tx.log, entry, CONTENT)
+        )
 
 
 def _look(ledger: Ledger, *, all_minutes: bool = False) -> None:
-    ledger.write(lambda tx: add_held(tx.log, all_minutes=all_minutes))
+    written(ledger, lambda tx: add_held(tx.log, all_minutes=all_minutes))
 
 
 def _entries(ledger: Ledger, folder: Path) -> list[QueryEntry]:
@@ -106,11 +109,11 @@ def test_a_query_that_has_an_entry_gets_none_for_a_denial(
         entries = (again, new, new, again)
         return [add_rejected_query(tx.log, entry, CONTENT) for entry in entries]
 
-    assert ledger.write(deny) == [False, True, False, False]
-    assert ledger.write(deny) == [False] * 4
+    assert written(ledger, deny) == [False, True, False, False]
+    assert written(ledger, deny) == [False] * 4
     assert len(_entries(ledger, tmp_path)) == 2
-    assert ledger.write(
-        lambda tx: add_rejected_query(tx.log, _denied(1, "site-b"), CONTENT)
+    assert written(
+        ledger, lambda tx: add_rejected_query(tx.log, _denied(1, "site-b"), CONTENT)
     )
 
 

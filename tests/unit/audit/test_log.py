@@ -21,6 +21,7 @@ from tests.support.teacher.audit_log import (
     ledger_in,
     query,
     verified,
+    written,
 )
 
 
@@ -155,7 +156,7 @@ def test_a_transaction_that_fails_leaves_the_log_as_it_was(tmp_path: Path) -> No
         before = latest(ledger)
 
         with pytest.raises(RuntimeError):
-            ledger.write(broken)
+            written(ledger, broken)
 
         assert latest(ledger) == before
         (receipt,) = ask(ledger, query(3))

@@ -16,6 +16,7 @@ from tests.support.teacher.audit_log import (
     ledger_in,
     query,
     verified,
+    written,
 )
 
 
@@ -26,7 +27,9 @@ def test_key_and_log_rotation_verify_with_any_of_the_keys(tmp_path: Path) -> Non
         ledger.alter(lambda database: rotate_key(database, ledger.log, new))
     with ledger_in(tmp_path, new) as ledger:
         ask(ledger, query(2))
-        ledger.write(lambda tx: add_policy(tx.log, new, subject="policy", change="x"))
+        written(
+            ledger, lambda tx: add_policy(tx.log, new, subject="policy", change="x")
+        )
         ledger.alter(lambda database: rotate_log(database, ledger.log))
         (receipt,) = ask(ledger, query(3))
         lines = exported(ledger, tmp_path)
@@ -72,7 +75,7 @@ def test_a_log_that_went_on_elsewhere_is_missed_at_the_end(tmp_path: Path) -> No
 def test_nothing_stands_behind_the_end_of_a_closed_log(tmp_path: Path) -> None:
     """Not even what the keeper itself has signed."""
     with ledger_in(tmp_path) as ledger:
-        ledger.write(lambda tx: tx.log.add(CloseEntry(next_log="moma/teacher-a/2")))
+        written(ledger, lambda tx: tx.log.add(CloseEntry(next_log="moma/teacher-a/2")))
         ask(ledger, query(1))
         lines = exported(ledger, tmp_path)
 

@@ -12,6 +12,7 @@ from moma_client.dashboard.view import site_view
 from moma_client.metrics import ClientMetrics
 from moma_core.dashboard.view import Panel, View
 from moma_core.evaluation.statistics import wilson_interval
+from tests.support.machine.dashboards import all_texts
 from tests.support.site.reported_site import reported_site
 from tests.support.site.tiny_site import local_config
 
@@ -120,7 +121,7 @@ def test_no_folder_and_no_patient_is_shown(
 ) -> None:
     view = site_view(reported, metrics.registry, NOW)
 
-    shown = " ".join(view.texts())
+    shown = " ".join(all_texts(view))
     assert "Meier" not in shown
     assert str(reported.state_dir) not in shown
 

@@ -17,6 +17,7 @@ from moma_server.metrics.metrics import FederationMetrics
 from moma_server.state import run_folder
 from moma_server.status import server_status
 from tests.support.federation.shown_run import REASON, RUN, coordinator_folder
+from tests.support.machine.dashboards import all_texts
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -145,7 +146,7 @@ def test_it_shows_nothing_that_metrics_and_status_do_not(config: ServerConfig) -
     words = {word.strip(".-") for word in _WORD.findall(known)} | _OWN
     numbers = [float(number) for number in re.findall(r"\d+\.\d+", known)]
 
-    shown = list(server_view(config, registry, NOW).texts())
+    shown = list(all_texts(server_view(config, registry, NOW)))
 
     for text in shown:
         for word in _WORD.findall(text):

@@ -8,7 +8,7 @@ from moma_core.audit.ledger import Ledger
 from moma_core.audit.tables import Total, TotalKey, read_totals
 from moma_server.teacher.query import upkeep
 from moma_server.teacher.query.upkeep import reap_abandoned
-from tests.support.teacher.audit_log import ledger_in
+from tests.support.teacher.audit_log import ledger_in, written
 from tests.support.teacher.charges import reserve_in, settle_in
 
 DIGEST = sha256(b"weights").hexdigest()
@@ -27,7 +27,7 @@ def reserve(ledger: Ledger, number: int, patches: int = 3) -> None:
 
 
 def reaped(ledger: Ledger, after_seconds: float = AT_ONCE) -> int:
-    return ledger.write(reap_abandoned(ledger, DIGEST, after_seconds))
+    return written(ledger, reap_abandoned(ledger, DIGEST, after_seconds))
 
 
 def settled(ledger: Ledger, number: int) -> int:

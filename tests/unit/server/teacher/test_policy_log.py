@@ -5,7 +5,7 @@ from typing import Any
 from moma_core.audit.ledger import Ledger
 from moma_core.policy.policy import TeacherPolicy
 from moma_server.teacher.query.upkeep import PolicyChangeLog
-from tests.support.teacher.audit_log import KEY, exported, ledger_in
+from tests.support.teacher.audit_log import KEY, exported, ledger_in, written
 
 
 class _Gateway:
@@ -20,7 +20,7 @@ class _Gateway:
         self._notes = PolicyChangeLog(trust, TeacherPolicy(), ledger)
 
     def look(self, *, is_kept: bool = True) -> None:
-        says = self._ledger.write(self._notes.write)
+        says = written(self._ledger, self._notes.write)
         if is_kept:
             self._notes.noted(says)
 
