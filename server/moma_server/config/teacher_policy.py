@@ -1,8 +1,8 @@
 """What a teacher grants and bounds: sections of `server.yaml`."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section
 from moma_core.pki.identity import NAME_PATTERN
@@ -92,6 +92,20 @@ class TeacherLimits(Section):
     max_queued_bytes_per_site: int = Field(
         default=2**28, ge=2**20, description="Pixels that wait, of one site."
     )
+
+    @model_validator(mode="after")
+    def _parts_fit_the_whole(self) -> Self:
+        for part, whole in (
+            ("max_patches_per_request", "max_batch_patches"),
+            ("max_queued_requests_per_site", "max_queued_requests"),
+            ("max_queued_bytes_per_site", "max_queued_bytes"),
+        ):
+            if getattr(self, part) > getattr(self, whole):
+                raise ValueError(
+                    f"{part} is {getattr(self, part)}, more than {whole}, "
+                    f"{getattr(self, whole)}: lower the one, or raise the other"
+                )
+        return self
 
 
 class MomentumSection(Section):

@@ -64,13 +64,6 @@ class TeacherServerSettings:
     abandoned_after_seconds: float = 600.0
     relayed_socket: Path | None = None
 
-    def __post_init__(self) -> None:
-        if self.max_patches_per_request > self.max_batch_patches:
-            raise ValueError(
-                f"a request of {self.max_patches_per_request} patches does not fit "
-                f"a batch of {self.max_batch_patches}"
-            )
-
 
 def description_of(
     settings: TeacherServerSettings, backend: TeacherBackend

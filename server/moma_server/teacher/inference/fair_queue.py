@@ -114,15 +114,6 @@ class QueueBounds:
     total_requests: int = 256
     total_bytes: int = 1024 * 2**20
 
-    def __post_init__(self) -> None:
-        if min(self.site_requests, self.site_bytes) < 1:
-            raise ValueError(f"bounds must be positive, got {self}")
-        if (
-            self.site_requests > self.total_requests
-            or self.site_bytes > self.total_bytes
-        ):
-            raise ValueError(f"a site's bounds exceed those of all sites: {self}")
-
 
 class Sharing:
     """How much of a pass one site may have, so that a small query waits for little.

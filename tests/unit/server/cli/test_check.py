@@ -59,6 +59,18 @@ def test_check_opens_no_port_and_writes_nothing(
             "neither embedding nor logits",
         ),
         (
+            {"limits": {"max_patches_per_request": 300}},
+            "max_patches_per_request is 300, more than max_batch_patches, 256",
+        ),
+        (
+            {"limits": {"max_queued_requests": 8}},
+            "max_queued_requests_per_site is 32, more than max_queued_requests, 8",
+        ),
+        (
+            {"limits": {"max_queued_bytes": 2**20}},
+            "more than max_queued_bytes, 1048576: lower the one, or raise the other",
+        ),
+        (
             {"identity": {"certificate": "ca.pem", "key": "teacher.key"}},
             "does not belong to the key",
         ),

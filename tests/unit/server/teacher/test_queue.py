@@ -144,16 +144,6 @@ def test_a_query_that_the_model_has_begun_makes_no_room() -> None:
     assert dropped == []
 
 
-@pytest.mark.parametrize(
-    "values", [{"site_requests": 0}, {"site_requests": 9, "total_requests": 8}]
-)
-def test_bounds_that_contradict_themselves_are_a_mistake(
-    values: dict[str, int],
-) -> None:
-    with pytest.raises(ValueError, match="bounds"):
-        QueueBounds(**values)
-
-
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), max_size=30),
     st.integers(1, 8),

@@ -15,11 +15,6 @@ from tests.support.teacher.sealed import described
 from tests.support.teacher.teacher_server import CARD, MeanColour, serving
 
 
-def test_a_request_that_no_batch_can_hold_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="300 patches does not fit a batch of 256"):
-        TeacherServerSettings(max_patches_per_request=300, max_batch_patches=256)
-
-
 def test_a_port_in_use_is_told_to_the_operator(tmp_path: Path) -> None:
     async def scenario(port: int) -> None:
         settings = TeacherServerSettings(port=port)
