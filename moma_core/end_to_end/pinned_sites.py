@@ -7,7 +7,7 @@ damaged file pins nobody.
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -35,6 +35,10 @@ class PinnedSite:
     site: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
     key: Annotated[str, StringConstraints(pattern=FINGERPRINT_PATTERN)]
     approved_at: AwareDatetime
+
+    def as_json(self) -> dict[str, str]:
+        """Returns it as JSON holds it."""
+        return {**asdict(self), "approved_at": self.approved_at.isoformat()}
 
 
 NOT_APPROVED: Final = "the teacher's owner approved no key of the site"
@@ -144,12 +148,5 @@ def forget(path: Path, site: str) -> None:
 
 
 def _write(path: Path, entries: tuple[PinnedSite, ...]) -> None:
-    rows = [
-        {
-            "site": entry.site,
-            "key": entry.key,
-            "approved_at": entry.approved_at.isoformat(),
-        }
-        for entry in entries
-    ]
+    rows = [entry.as_json() for entry in entries]
     write_private(path, (json.dumps(rows, indent=2) + "\n").encode())

@@ -217,16 +217,7 @@ def site_list(arguments: argparse.Namespace) -> Iterator[str]:
     path = pinned_sites_file(read_config(arguments.config))
     sites = read_pinned_sites(path) if path.exists() else ()
     if arguments.json:
-        yield json.dumps(
-            [
-                {
-                    "site": each.site,
-                    "key": each.key,
-                    "approved_at": each.approved_at.isoformat(),
-                }
-                for each in sites
-            ]
-        )
+        yield json.dumps([each.as_json() for each in sites])
         return
     if not sites:
         yield "no site is approved; `moma-server site approve` approves one"

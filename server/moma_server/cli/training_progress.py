@@ -6,7 +6,7 @@ Apart from `commands`, which must not load rich.
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import Progress
@@ -53,12 +53,8 @@ class ProgressCallback:
 def progress_callback() -> Iterator[ProgressCallback]:
     """Yields a callback that stops the training when the operator does."""
     console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        callback = ProgressCallback(None)
-        callback.listen()
-        yield callback
-        return
-    with Progress(console=console) as progress:
+    progress = Progress(console=console) if console.is_terminal else None
+    with progress or nullcontext():
         callback = ProgressCallback(progress)
         callback.listen()
         yield callback
