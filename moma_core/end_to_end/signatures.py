@@ -6,7 +6,6 @@ which the other side has pinned out of band. Every signature names its purpose, 
 none can be shown for anything but what it was made for.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from moma_core.errors import CertificateError, quoted
 from moma_core.pki.key_files import open_key
-from moma_core.runtime.canonical_json import canonical_json
+from moma_core.runtime.canonical_json import canonical_json, parsed_json
 from moma_core.runtime.files import write_private
 
 FINGERPRINT_PATTERN = r"^ed25519:[0-9a-f]{64}$"
@@ -190,6 +189,6 @@ def _beside(path: Path) -> Path:
 def _content(path: Path) -> bytes:
     """Returns one spelling of what the file says, however it is spelled there."""
     try:
-        return canonical_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+        return canonical_json(parsed_json(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
         raise CertificateError(f"cannot read {path}: {error}") from None

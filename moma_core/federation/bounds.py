@@ -11,13 +11,13 @@ that is ours is built:
                          > ArrayRecord > Array > ArrayChunk ..., the weights
 """
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
 from moma_core.errors import FederationError
+from moma_core.runtime.canonical_json import parsed_json
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 
@@ -167,8 +167,8 @@ class _Head(NamedTuple):
 
 def _fields(content: bytes, head: _Head) -> dict[str, object]:
     try:
-        fields = json.loads(content[head.body_at :])
-    except (ValueError, RecursionError):
+        fields = parsed_json(content[head.body_at :])
+    except ValueError:
         fields = None
     if not isinstance(fields, dict):
         raise FederationError("a part of the message is not whole")

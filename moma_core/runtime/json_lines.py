@@ -1,9 +1,10 @@
 """Records of one JSON object a line, of which a kill or a disk may leave a part."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from moma_core.runtime.canonical_json import parsed_json
 
 
 def json_object(line: bytes) -> dict[str, Any] | None:
@@ -13,8 +14,8 @@ def json_object(line: bytes) -> dict[str, Any] | None:
     that a file system leaves in the place of what it did not get to write.
     """
     try:
-        found = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        found = parsed_json(line.decode())
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

@@ -15,6 +15,7 @@ from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from moma_core.errors import DataError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.csv_text import open_text
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.slide import LARGEST_SIDE_PX, reason_of
@@ -72,13 +73,12 @@ def read_geojson(path: Path) -> list[Region]:
                 f"it has {size >> 20} MiB, more than {_LARGEST_FILE_BYTES >> 20}: "
                 f"export annotations alone, without detections"
             )
-        features = _features(json.loads(path.read_text("utf-8-sig")))
+        features = _features(parsed_json(path.read_text("utf-8-sig")))
         return list(_regions(features))
-    except RecursionError:
-        reason = "it is nested too deeply"
-    except (OSError, ValueError, MemoryError) as error:
-        reason = reason_of(error)
-    raise DataError(f"cannot read the annotations {path}: {reason}")
+    except (OSError, ValueError, MemoryError, RecursionError) as error:
+        raise DataError(
+            f"cannot read the annotations {path}: {reason_of(error)}"
+        ) from None
 
 
 def read_regions(path: Path) -> dict[str, list[Region]]:

@@ -11,6 +11,7 @@ from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import DiskError
 from moma_core.policy.budget import BudgetStore
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import make_folder, write_private
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
@@ -73,7 +74,7 @@ def note_verification(config: ServerConfig, *, outcome: str, sentence: str) -> N
 def read_verification(config: ServerConfig) -> dict[str, Any] | None:
     """Returns what was noted last; None: the log was never verified here."""
     try:
-        found = json.loads(_verification_file(config).read_bytes())
+        found = parsed_json(_verification_file(config).read_bytes())
         return {key: str(found[key]) for key in ("at", "outcome", "sentence")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,6 +1,5 @@
 """The state of a server as values, read from its files: it need not run."""
 
-import json
 from typing import Any
 
 from sqlalchemy import inspect
@@ -9,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from moma_core.audit.tables import head as head_table
 from moma_core.audit.tables import read_head
 from moma_core.errors import AuditError, TeacherUnavailableError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.database import open_database, reading
 from moma_server.config.server import CoordinatorSection, ServerConfig, TeacherSection
 from moma_server.federation.run.state import load_state, read_status
@@ -49,10 +49,10 @@ def run_status(config: ServerConfig, section: CoordinatorSection) -> Row | None:
 def relay_links(config: ServerConfig) -> dict[str, int]:
     """Returns how many links each teacher had when that last changed."""
     try:
-        links: dict[str, int] = json.loads(relay_links_file(config).read_bytes())
-    except (OSError, ValueError):
+        links = parsed_json(relay_links_file(config).read_bytes())
+        return {str(name): int(number) for name, number in links.items()}
+    except (AttributeError, OSError, TypeError, ValueError):
         return {}  # the relay never ran
-    return links
 
 
 def budgets(config: ServerConfig) -> dict[str, dict[str, int]]:

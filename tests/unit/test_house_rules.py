@@ -281,3 +281,13 @@ def test_every_test_can_fail() -> None:
     ]
 
     assert blind == []
+
+
+def test_json_is_read_in_one_place_where_no_depth_of_it_ends_a_program() -> None:
+    readers = [
+        _name(path)
+        for path in _OURS
+        if re.search(r"\bjson\.loads?\(", path.read_text("utf-8"))
+    ]
+
+    assert readers == ["moma_core/runtime/canonical_json.py"]

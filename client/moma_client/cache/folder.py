@@ -28,6 +28,7 @@ from moma_client.metrics import ClientMetrics
 from moma_core.data.augment.recipe import recipe_named
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.key_files import load_or_create_secret, read_private
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.files import (
     add_whole,
     replacing,
@@ -160,7 +161,7 @@ class CacheFolder:
     def kept_rate(self) -> MeasuredRate | None:
         """Returns the newest measurement, if there is one."""
         try:
-            values = json.loads((self.path / "rate.json").read_text("utf-8"))
+            values = parsed_json((self.path / "rate.json").read_text("utf-8"))
             rate = MeasuredRate(int(values["patches"]), float(values["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -272,4 +273,4 @@ def _group_in(line: bytes) -> tuple[int, ...] | None:
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
-    return tuple(json.loads(text))
+    return tuple(parsed_json(text))

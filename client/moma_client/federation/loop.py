@@ -34,6 +34,7 @@ from moma_client.federation.node import NodeSettings
 from moma_core.errors import DiskError, FederationError
 from moma_core.federation.bounds import MessageBounds
 from moma_core.federation.messages import unpack_task
+from moma_core.runtime.canonical_json import parsed_json
 from moma_proto.bundle import bundle_hash
 
 _logger = logging.getLogger(__name__)
@@ -210,4 +211,4 @@ def _origin(metadata: Metadata) -> str:
 def _restored(origin: str) -> Message:
     """Returns the message that asked for a stored task, as far as replies need it."""
     content = RecordDict({"task": ConfigRecord({})})
-    return make_message(Metadata(**json.loads(origin)), content=content)
+    return make_message(Metadata(**parsed_json(origin)), content=content)

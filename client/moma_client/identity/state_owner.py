@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.identity import PeerName
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.files import write_private
 
 _FILE = "site.json"
@@ -21,7 +22,7 @@ def check_owner(state_dir: Path, own: PeerName) -> None:
     """
     path = state_dir / _FILE
     try:
-        found = PeerName.parse(str(json.loads(path.read_bytes())["site"]))
+        found = PeerName.parse(str(parsed_json(path.read_bytes())["site"]))
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError, KeyError, TypeError, CertificateError) as error:

@@ -57,6 +57,7 @@ from moma_core.federation.schedule import look_at_steps, with_epochs
 from moma_core.federation.task import RoundTask
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import load_or_create_secret
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import (
     append_json,
@@ -341,8 +342,11 @@ def renew_request_ids(config: SiteConfig, folder: Path) -> None:
 
 def _is_interrupted(renewed: Path, *keys: Path) -> bool:
     """Whether a key is still the one that was to go: a kill came in between."""
-    gone = json.loads(renewed.read_bytes() or b"[]")  # an earlier release wrote nothing
-    pairs = zip(keys, gone, strict=False)
+    try:
+        gone = parsed_json(renewed.read_bytes())
+    except ValueError:  # an earlier release wrote nothing
+        return False
+    pairs = zip(keys, gone if isinstance(gone, list) else (), strict=False)
     return any(stamp and _stamp(key) == stamp for key, stamp in pairs)
 
 

@@ -3,7 +3,6 @@
 The figures are those that were disclosed to the coordinator; counts are rounded.
 """
 
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from moma_core.data.patch import TRAIN, UNSEEN, VALIDATION
 from moma_core.data.sources.factory import open_source
 from moma_core.errors import ConfigError
 from moma_core.federation.disclosure import COUNT_STEP, rounded_patch_count
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.teacher.card.licence import terms_digest
 
 _TOOLS = ("moma-service", "torch", "timm", "safetensors")
@@ -185,7 +185,7 @@ def _disclosed_last(record: Path) -> tuple[dict[str, float], int | None]:
         raise ConfigError(f"cannot read {record}: {error}") from error
     for line in filter(None, reversed(lines)):
         with suppress(ValueError, KeyError, TypeError):
-            last = json.loads(line)
+            last = parsed_json(line)
             return last["told"], last.get("decimals")
     if any(lines):
         raise ConfigError(

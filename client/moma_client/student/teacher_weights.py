@@ -23,8 +23,10 @@ from moma_client.teacher.local_teacher import local_teacher
 from moma_core.data.loader import view_batches
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.view_mask import ViewMask
+from moma_core.errors import CheckpointError
 from moma_core.evaluation.agreement import Agreement, measure_agreement, shares
 from moma_core.federation.task import RoundTask
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.files import make_folder, write_private
 from moma_core.teacher.protocol import Teacher, TeacherOutput
 
@@ -52,6 +54,7 @@ def with_weights(
 
     Raises:
         DataError: Patches cannot be read.
+        CheckpointError: The weights that were kept are damaged.
     """
     if len(teachers) == 1:
         return tuple(teachers)
@@ -68,12 +71,22 @@ def with_weights(
 
 
 def read_weights(folder: Path, round_number: int) -> dict[str, float]:
-    """Returns each teacher's weight in a round; empty: the round has none."""
+    """Returns each teacher's weight in a round; empty: the round has none.
+
+    Raises:
+        CheckpointError: What was kept of the round is damaged.
+    """
     path = folder / "teachers" / f"{round_number:06}.json"
     if not path.exists():
         return {}
-    found = json.loads(path.read_text("utf-8"))
-    return {name: float(each["weight"]) for name, each in found.items()}
+    try:
+        found = parsed_json(path.read_bytes())
+        return {name: float(each["weight"]) for name, each in found.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path} is damaged, which holds what each teacher counts in a round: "
+            f"delete it, and that is measured anew"
+        ) from None
 
 
 def _reasons(

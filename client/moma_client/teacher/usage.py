@@ -12,6 +12,7 @@ from moma_client.context import RunContext
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.retry import FAIL_FAST
 from moma_core.errors import MomaError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.files import make_folder, write_private
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def read_queries(run: Path, teacher: str = "") -> Queries | None:
         teacher: Name of one of several teachers; empty: the site's one teacher.
     """
     try:
-        values = json.loads(_file(run, teacher).read_text("utf-8"))
+        values = parsed_json(_file(run, teacher).read_text("utf-8"))
         charged = values["charged"]
         return Queries(int(values["asked"]), None if charged is None else int(charged))
     except (OSError, ValueError, KeyError, TypeError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moma_core.errors import ConfigError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.prompt import is_terminal
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def teacher_card(arguments: argparse.Namespace) -> Iterator[str]:
         config = read_config(arguments.config)
         card = TeacherCard.load(config.own_teacher().card)
     if arguments.json:
-        yield json.dumps(json.loads(card.to_json()))
+        yield json.dumps(parsed_json(card.to_json()))
     else:
         yield from card_lines(card)
 

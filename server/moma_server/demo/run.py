@@ -3,7 +3,6 @@
 patches -> init -> teacher train -> serve and enrol -> both sites take part -> figures
 """
 
-import json
 import logging
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moma_core.errors import ConfigError, StoppedError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_server.demo.institutions import (
     TEACHER_NAME,
     Ports,
@@ -117,7 +117,7 @@ def _train_teacher(out: Path) -> dict[str, Any]:
         ),
         out / "logs" / "teacher-train.log",
     )
-    figures: dict[str, Any] = json.loads(printed)["figures"]
+    figures: dict[str, Any] = parsed_json(printed)["figures"]
     return figures
 
 
@@ -174,7 +174,7 @@ def _details(out: Path) -> dict[str, dict[str, Any]]:
 
 def _last_figures(out: Path, site: str) -> dict[str, Any]:
     (path,) = (out / site / "state" / "runs").glob("*/figures.jsonl")
-    line: dict[str, Any] = json.loads(path.read_text("utf-8").splitlines()[-1])
+    line: dict[str, Any] = parsed_json(path.read_text("utf-8").splitlines()[-1])
     return line
 
 
@@ -184,13 +184,13 @@ def _rounds(out: Path) -> list[dict[str, Any]]:
         ("status", "--json", "--config", out / "coordinator" / "server.yaml"),
         out / "logs" / "coordinator.log",
     )
-    history: list[dict[str, Any]] = json.loads(printed)["run"]["history"]
+    history: list[dict[str, Any]] = parsed_json(printed)["run"]["history"]
     return history
 
 
 def _scenario(out: Path, site: str) -> str:
     (card,) = (out / site / "state" / "runs").glob("*/moma/student.json")
-    return str(json.loads(card.read_text("utf-8"))["scenario"])
+    return str(parsed_json(card.read_text("utf-8"))["scenario"])
 
 
 def _of(metric: str, site: str) -> SampleKey:

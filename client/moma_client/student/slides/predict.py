@@ -23,6 +23,7 @@ from moma_client.student.slides.outputs import (
 )
 from moma_core.data.inventory import printable
 from moma_core.errors import ConfigError, DataError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_core.slides.grid import (
     THUMBNAIL_PX,
     PatchGrid,
@@ -172,7 +173,7 @@ def _finished(
         path.unlink(missing_ok=True)
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = parsed_json(path.read_text("utf-8"))
     except ValueError:
         found = {}
     if found.pop("fingerprint", "") == fingerprint:

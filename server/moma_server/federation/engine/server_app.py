@@ -1,7 +1,6 @@
 """The ServerApp: one federated run, in a process that SuperLink starts."""
 
 import fcntl
-import json
 import logging
 import time
 from logging.handlers import RotatingFileHandler
@@ -11,6 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from moma_core.errors import FederationError
+from moma_core.runtime.canonical_json import parsed_json
 from moma_server.config.federation_plan import RunOrder
 from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.engine.grid import FlowerSites
@@ -68,5 +68,5 @@ def _lock(lock: int) -> None:
 
 
 def _nodes(path: Path) -> dict[str, FlowerNode]:
-    nodes = json.loads(path.read_text("utf-8"))
+    nodes = parsed_json(path.read_text("utf-8"))
     return {str(site): FlowerNode(**node) for site, node in nodes.items()}

@@ -3,7 +3,6 @@
 Nothing in them is run here, and nothing is fetched.
 """
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from moma_core.config import Section
 from moma_core.errors import ConfigError
 from moma_core.models.settings import ModelArgs
+from moma_core.runtime.canonical_json import parsed_json
 from moma_server.teacher.build.signature import DEFAULT_SIDE_PX, MOST_SIDE_PX
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -119,8 +119,8 @@ def config_beside(path: Path) -> HubConfig:
         return HubConfig()
     try:
         with beside.open("rb") as file:
-            config = json.loads(file.read(_LONGEST_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+            config = parsed_json(file.read(_LONGEST_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {beside}: {error}") from None
     pretrained = config.get("pretrained_cfg", {}) if isinstance(config, dict) else None
     if not isinstance(pretrained, dict):

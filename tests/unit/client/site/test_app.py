@@ -50,7 +50,9 @@ def test_the_state_dir_of_another_site_is_refused(
         pass
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"site": "a"}', '{"site": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"site": "a"}', '{"site": 3}', "[" * 100_000]
+)
 def test_a_damaged_mark_of_a_state_dir_is_a_sentence(
     tmp_path: Path, content: str
 ) -> None:
