@@ -2,9 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,9 @@ from numpy.typing import NDArray
 from moma_core.errors import ConfigError
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.slide import Overview
+
+# what numpy, zipfile and zlib raise for a file that is not what it should be
+_DAMAGED = (BadZipFile, EOFError, KeyError, NotImplementedError, ValueError, zlib.error)
 
 CHUNK = 512
 """Patches in one file: so many are done again after a kill, at most."""
@@ -34,19 +40,27 @@ class ChunkOutputs(NamedTuple):
 class ChunkFolder:
     """The hidden folder beside a slide's outputs; each file in it is whole.
 
+    What is damaged counts as not done.
+
     Args:
         folder: Emptied where it is of other settings.
         fingerprint: Of all that the outputs depend on.
+
+    Raises:
+        ConfigError: It cannot be made, or something else lies there.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder = folder
         plan = folder / "plan.json"
-        text = json.dumps({"fingerprint": fingerprint})
-        if folder.is_dir() and not (plan.is_file() and plan.read_text() == text):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        plan.write_text(text)
+        text = json.dumps({"fingerprint": fingerprint}).encode()
+        try:
+            if folder.is_dir() and not (plan.is_file() and plan.read_bytes() == text):
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            plan.write_bytes(text)
+        except OSError as error:
+            raise ConfigError(f"cannot write {folder}: {error}") from error
 
     def keep_grid(self, grid: PatchGrid, overview: Overview) -> None:
         """Writes where the patches lie, and the slide's picture."""
@@ -62,19 +76,27 @@ class ChunkFolder:
 
     def grid(self) -> tuple[PatchGrid, Overview] | None:
         """Returns what was kept, if anything was."""
-        path = self._folder / "grid.npz"
-        if not path.is_file():
+        try:
+            with _opened(self._folder / "grid.npz") as found:
+                side_px, size_px, overlap_px = found["sizes"].tolist()
+                grid = PatchGrid(
+                    found["corners"], side_px, size_px, overlap_px, found["is_damaged"]
+                )
+                return grid, Overview(found["thumbnail"], found["damaged"])
+        except (OSError, *_DAMAGED):
             return None
-        with np.load(path) as found:
-            side_px, size_px, overlap_px = found["sizes"].tolist()
-            grid = PatchGrid(
-                found["corners"], side_px, size_px, overlap_px, found["is_damaged"]
-            )
-            return grid, Overview(found["thumbnail"], found["damaged"])
 
-    def is_done(self, number: int) -> bool:
-        """Whether a chunk is there."""
-        return self._path(number).is_file()
+    def is_done(self, number: int, like: ChunkOutputs) -> bool:
+        """Whether a chunk is there, of the shapes that an empty one has."""
+        try:
+            found = self._read(number)
+        except (OSError, *_DAMAGED):
+            return False
+        return (
+            found.shares.shape == like.shares.shape
+            and found.embeddings.shape == like.embeddings.shape
+            and len(found.errors) == len(like.errors)
+        )
 
     def write(self, number: int, outputs: ChunkOutputs) -> None:
         """Writes a chunk, whole or not at all."""
@@ -88,10 +110,12 @@ class ChunkFolder:
 
     def read(self, chunks: int) -> Iterator[ChunkOutputs]:
         """Yields the outputs of so many chunks, in order."""
-        for number in range(chunks):
-            with np.load(self._path(number)) as found:
-                errors = found["errors"].tolist()
-                yield ChunkOutputs(found["shares"], found["embeddings"], errors)
+        yield from map(self._read, range(chunks))
+
+    def _read(self, number: int) -> ChunkOutputs:
+        with _opened(self._path(number)) as found:
+            errors = [str(error) for error in found["errors"].tolist()]
+            return ChunkOutputs(found["shares"], found["embeddings"], errors)
 
     def remove(self) -> None:
         """Deletes all of it, once the outputs are written."""
@@ -107,3 +131,10 @@ class ChunkFolder:
             draft.replace(self._folder / f"{name}.npz")
         except OSError as error:
             raise ConfigError(f"cannot write {self._folder}: {error}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Yields the arrays of a file, which numpy leaves open where it is damaged."""
+    with path.open("rb") as file, np.load(file) as found:
+        yield found

@@ -24,6 +24,7 @@ from moma_client.student.slides.outputs import (
 from moma_core.data.inventory import printable
 from moma_core.errors import ConfigError, DataError
 from moma_core.runtime.canonical_json import parsed_json
+from moma_core.runtime.files import write_private
 from moma_core.slides.grid import (
     THUMBNAIL_PX,
     PatchGrid,
@@ -146,7 +147,7 @@ def predict_slide(
         _write(folder, outputs, slide, chunks, predictor, options)
     summary = outputs.summary()
     stored = json.dumps({"fingerprint": fingerprint, **summary}, indent=2)
-    (folder / _SUMMARY).write_text(stored + "\n", "utf-8")
+    write_private(folder / _SUMMARY, f"{stored}\n".encode(), "the summary of a slide")
     chunks.remove()
     return summary
 
@@ -169,13 +170,15 @@ def _finished(
 ) -> dict[str, Any] | None:
     """Returns the summary of a slide that is done; None: it is not."""
     path = folder / _SUMMARY
-    if overwrites or not path.is_file():
-        path.unlink(missing_ok=True)
-        return None
     try:
-        found: dict[str, Any] = parsed_json(path.read_text("utf-8"))
-    except ValueError:
+        if overwrites or not path.is_file():
+            path.unlink(missing_ok=True)
+            return None
+        found: dict[str, Any] = dict(parsed_json(path.read_bytes()))
+    except (TypeError, ValueError):
         found = {}
+    except OSError as error:
+        raise ConfigError(f"cannot use {path}: {error}") from error
     if found.pop("fingerprint", "") == fingerprint:
         return found
     raise ConfigError(
@@ -218,7 +221,7 @@ def _fill(
     with ThreadPoolExecutor(_READERS) as readers:
         for number, start in enumerate(range(0, len(grid), CHUNK)):
             rows = range(start, min(start + CHUNK, len(grid)))
-            if not chunks.is_done(number):
+            if not chunks.is_done(number, _nothing(len(rows), predictor, options)):
                 batches = _views(slide, grid, rows, predictor, readers)
                 found = [_outputs(views, predictor, options) for views in batches]
                 chunks.write(number, _stacked(found))
@@ -254,22 +257,31 @@ def _views(
 def _outputs(
     views: list[Tensor | str], predictor: Predictor, options: SlideOptions
 ) -> ChunkOutputs:
-    length = predictor.embedding_length if options.embeddings else 0
-    shares = np.full((len(views), len(predictor.card.class_names)), np.nan, np.float32)
-    embeddings = np.full((len(views), length), np.nan, np.float32)
+    shares, embeddings, _ = _nothing(len(views), predictor, options)
     errors = [view if isinstance(view, str) else "" for view in views]
     readable = [number for number, view in enumerate(views) if isinstance(view, Tensor)]
     if not readable:
         return ChunkOutputs(shares, embeddings, errors)
     found = predictor.outputs([view for view in views if isinstance(view, Tensor)])
     shares[readable] = found.shares
-    if length:
+    if options.embeddings:
         embeddings[readable] = found.embeddings
     for number in readable:
         if not np.isfinite(shares[number]).all():
             errors[number] = "the outputs are not finite"
             shares[number] = np.nan
     return ChunkOutputs(shares, embeddings, errors)
+
+
+def _nothing(patches: int, predictor: Predictor, options: SlideOptions) -> ChunkOutputs:
+    """Returns the outputs of so many patches before anything is known of them."""
+    length = predictor.embedding_length if options.embeddings else 0
+    classes = len(predictor.card.class_names)
+    return ChunkOutputs(
+        np.full((patches, classes), np.nan, np.float32),
+        np.full((patches, length), np.nan, np.float32),
+        [""] * patches,
+    )
 
 
 def _stacked(found: list[ChunkOutputs]) -> ChunkOutputs:

@@ -1,0 +1,70 @@
+"""What lies in a folder of outputs, and no run of ours, or a failing disk, left it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moma_client.cli.main import main
+from moma_client.student.slides import predict as slides
+from tests.support.slides.pictures import painted, write_ome
+from tests.unit.client.student.test_predict_slides import saved_student
+
+
+@pytest.fixture
+def predict(tmp_path: Path) -> Callable[[], int]:
+    saved_student(tmp_path / "student")
+    slide = write_ome(tmp_path / "a.ome.tif", painted(600, 600), 0.5)
+    line = ["predict", "--student", tmp_path / "student", "--out", tmp_path / "out"]
+    return lambda: main([str(part) for part in [*line, slide]])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", "null", "[" * 100_000, '{"a": 1}'])
+def test_a_summary_that_others_wrote_is_no_end_of_ours(
+    tmp_path: Path,
+    predict: Callable[[], int],
+    content: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "summary.json").write_text(content)
+
+    assert predict() == 1
+    assert "holds outputs of another student, slide or other options" in caplog.text
+
+
+def test_a_file_in_the_place_of_a_slides_folder_is_a_sentence(
+    tmp_path: Path, predict: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("mine")
+
+    assert predict() == 1
+    assert "cannot use" in caplog.text
+    assert (tmp_path / "out" / "a").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", b"\xff" * 5000])
+@pytest.mark.parametrize("name", ["plan.json", "grid.npz", "chunk-000000.npz"])
+def test_what_a_disk_damaged_of_a_slide_is_done_again(
+    tmp_path: Path,
+    predict: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    damage: bytes,
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(slides, "_joined", stop)
+        assert predict() == 130
+    path = tmp_path / "out" / "a" / ".partial" / name
+    assert path.is_file()
+    path.write_bytes(damage)
+
+    assert predict() == 0
+    rows = (tmp_path / "out" / "a" / "patches.csv").read_text().splitlines()
+    assert len(rows) > 1
+    assert all(row.endswith(",") for row in rows[1:])  # no patch has an error
