@@ -1,5 +1,6 @@
 """A patch, and the one interface that every source of patches has."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.data.inventory import PassedOver
+from moma_core.errors import DataError, quoted
 
 NO_LABEL = -1
 UNKNOWN_PATIENT = -1
@@ -15,6 +17,28 @@ UNKNOWN_CENTRE = -1
 
 TRAIN, VALIDATION, UNSEEN = "train", "validation", "unseen"
 SPLITS = (TRAIN, VALIDATION, UNSEEN)
+
+MOST_CLASSES, LONGEST_CLASS = 10_000, 200
+"""Classes, and letters of a name: as many as a card may have."""
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuses more classes, or longer names, than a student's card can hold.
+
+    Raises:
+        DataError: There are; the message quotes the beginning of a name.
+    """
+    if len(names) > MOST_CLASSES:
+        raise DataError(
+            f"there are {len(names)} classes, and at most {MOST_CLASSES} can be "
+            f"trained: does the label hold the name of a patch, a slide or a patient?"
+        )
+    for name in names:
+        if len(name) > LONGEST_CLASS:
+            raise DataError(
+                f"the class {quoted(name)} has a name of {len(name)} letters, and at "
+                f"most {LONGEST_CLASS} are read: rename it"
+            )
 
 
 class Square(NamedTuple):

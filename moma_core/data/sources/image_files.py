@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moma_core.data.images import check_size, decode_rgb, image_mode
 from moma_core.data.inventory import Inventory, printable
-from moma_core.data.patch import NO_LABEL, Patch, PatchIndex
+from moma_core.data.patch import NO_LABEL, Patch, PatchIndex, check_class_names
 from moma_core.data.sources.file_identity import FileIdentities, identify_files
 from moma_core.data.sources.pixel_cache import CacheKind, PixelCache, pixel_cache
 from moma_core.data.splits import SplitFractions, assign_splits, split_code
@@ -278,6 +278,8 @@ class FileTable:
 
     def _check_labels(self, given: Sequence[str]) -> None:
         """Refuses names that cannot be written, or that people take for one another."""
+        check_class_names(given)
+        check_class_names(self.labels.names)
         folded = {_folded(name): name for name in given}
         for name in self.labels.names:
             if not name.isprintable():  # nor is what stands for bytes that are no UTF-8
