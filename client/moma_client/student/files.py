@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -10,9 +10,11 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from moma_client.student.runs import CARD
+from moma_core.data.images import MAX_SIDE_PX
+from moma_core.data.patch import check_class_names
 from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, DataError, printable_line
 from moma_core.models.backbone import Backbone
 from moma_core.models.encoder import Encoder
 from moma_core.models.reused_classifier import ProjectedEncoder
@@ -23,7 +25,12 @@ from moma_core.models.weights import (
     save_weights,
 )
 from moma_core.runtime.files import make_folder, writing
+from moma_core.teacher.card.card import LONGEST_EMBEDDING
 from moma_core.teacher.card.licence import Licence
+
+_LARGEST_CARD_BYTES = 8 << 20  # of ten thousand classes with their counts
+_LONGEST_FAULT = 200
+_COARSEST_MPP, _LEAST_FLOAT, _LARGEST_FLOAT = 100.0, 1e-6, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +269,66 @@ def read_card(folder: Path) -> StudentCard:
     Raises:
         ConfigError: There is none yet, or it is none.
     """
+    path = folder / CARD
     try:
-        text = (folder / CARD).read_text("utf-8")
-        return TypeAdapter(StudentCard).validate_json(text)
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_CARD_BYTES + 1)
+        if len(content) > _LARGEST_CARD_BYTES:
+            raise ConfigError(f"{path} is no student card: it is too large for one")
+        card = TypeAdapter(StudentCard).validate_json(content)
     except OSError:
         raise ConfigError(f"there is no student in {folder} yet") from None
     except ValidationError as error:
-        raise ConfigError(f"{folder / CARD} is no student card: {error}") from None
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(file)"
+        fault = printable_line(f"{where}: {first['msg']}", _LONGEST_FAULT)
+        raise ConfigError(f"{path} is no student card: {fault}") from None
+    violation = next(_violations(card), None)
+    if violation is not None:
+        raise ConfigError(f"{path} is no student card: {violation}")
+    return card
+
+
+def _violations(card: StudentCard) -> Iterator[str]:
+    """Yields what no student has; a card may come from another site, with its weights.
+
+    Whatever is made by a number on it is made before the weights are looked at.
+    """
+    for name, value, least, largest in (
+        ("view_size_px", card.view_size_px, 1, MAX_SIDE_PX),
+        ("patch_size_px", card.patch_size_px, 1, MAX_SIDE_PX),
+        ("projected_length", card.projected_length, 0, LONGEST_EMBEDDING),
+        ("resolution_mpp", card.resolution_mpp, _LEAST_FLOAT, _COARSEST_MPP),
+        ("temperature", card.temperature, _LEAST_FLOAT, _LARGEST_FLOAT),
+    ):
+        if value is not None and not least <= value <= largest:  # NaN is never so
+            yield f"{name} is {least:g} to {largest:g}, got {value}"
+    if not all(_LEAST_FLOAT <= std <= _LARGEST_FLOAT for std in card.std):
+        yield "std is out of range"
+    if not _are_finite(card.mean):
+        yield "mean is out of range"
+    yield from _name_violations(card.class_names)
+    stain = card.stain_normalisation
+    if stain is not None and not _is_target(stain):
+        yield "stain_normalisation is no target"
+
+
+def _name_violations(names: tuple[str, ...]) -> Iterator[str]:
+    try:
+        check_class_names(names)
+    except DataError as error:
+        yield str(error)
+    if not all(name and name.isprintable() for name in names):
+        yield "a class has no name, or one that cannot be printed"
+    if not names or len(set(names)) != len(names):
+        yield "it names no class, or one twice"
+
+
+def _is_target(stain: StainTarget) -> bool:
+    lengths = (6, 2) if stain.method == "macenko" else (3, 3)
+    is_whole = (len(stain.first), len(stain.second)) == lengths
+    return is_whole and _are_finite((*stain.first, *stain.second))
+
+
+def _are_finite(values: Iterable[float]) -> bool:
+    return all(abs(value) <= _LARGEST_FLOAT for value in values)  # NaN is never so
