@@ -1,4 +1,4 @@
-"""The text of a CSV file, whatever program has written it; refused where unsure."""
+"""The text of a CSV file, whatever program has written it, or is to read it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ _NO_TEXT = (
 )
 _SAVE_AS = "save it as CSV in UTF-8 (in Excel: CSV UTF-8)"
 _LONGEST_LINE = 1024 * 1024
+_FORMULA_MARKS = ("=", "+", "-", "@")
 
 
 @contextmanager
@@ -85,3 +86,12 @@ def _first_fault(path: Path, encoding: _Encoding) -> str:
                     f"Windows-1252 has it)"
                 )
     return "it is not UTF-8"
+
+
+def plain_cell(text: str) -> str:
+    """Returns a cell for a file that spreadsheets open: `'=1+1` for `=1+1`.
+
+    A name that begins so would be computed there, and may fetch or send what stands in
+    other cells.
+    """
+    return f"'{text}" if text.startswith(_FORMULA_MARKS) else text

@@ -28,6 +28,7 @@ from moma_client.student.slides.predict import SlideOptions, Watch, predict_slid
 from moma_core.data.inventory import printable
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import ConfigError, DataError
+from moma_core.runtime.csv_text import plain_cell
 from moma_core.slides.open import require, slide_name
 
 _logger = logging.getLogger(__name__)
@@ -194,7 +195,8 @@ def _write(out: Path, lines: Iterable[_Line], class_names: Sequence[str]) -> int
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("path", "class", *map(printable, class_names), "error"))
+            names = map(_cell, class_names)
+            writer.writerow(("path", "class", *names, "error"))
             for line in lines:
                 written += not line.error
                 writer.writerow(_cells(line, class_names))
@@ -228,11 +230,15 @@ def _check_out(out: Path, data: Path, *, overwrites: bool) -> None:
 
 
 def _cells(line: _Line, class_names: Sequence[str]) -> list[str]:
-    name = printable(line.name)
+    name = _cell(line.name)
     if line.error:
-        return [name, "", *("" for _ in class_names), line.error]
+        return [name, "", *("" for _ in class_names), _cell(line.error)]
     best = class_names[int(np.argmax(line.shares))]
-    return [name, printable(best), *(f"{share:.4f}" for share in line.shares), ""]
+    return [name, _cell(best), *(f"{share:.4f}" for share in line.shares), ""]
+
+
+def _cell(text: str) -> str:
+    return plain_cell(printable(text))
 
 
 def _lines(predictor: Predictor, pictures: Sequence[Picture]) -> Iterator[_Line]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from moma_client.student.slides.colours import class_colours
 from moma_core.data.inventory import printable
+from moma_core.runtime.csv_text import plain_cell
 from moma_core.slides.coordinates import write_coordinates
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.slide import Pixels, Slide
@@ -122,7 +123,8 @@ def write_csv(path: Path, outputs: SlideOutputs) -> None:
     with draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         place = ("x_px", "y_px", "side_px")
-        writer.writerow((*place, "class", *outputs.names, "error"))
+        names = map(plain_cell, outputs.names)
+        writer.writerow((*place, "class", *names, "error"))
         for number, likeliest in enumerate(outputs.classes.tolist()):
             corner = outputs.grid.corners[number].tolist()
             writer.writerow(
@@ -133,9 +135,9 @@ def write_csv(path: Path, outputs: SlideOutputs) -> None:
 
 def _cells(outputs: SlideOutputs, number: int, likeliest: int) -> list[str]:
     if likeliest < 0:
-        return ["", *("" for _ in outputs.names), outputs.errors[number]]
+        return ["", *("" for _ in outputs.names), plain_cell(outputs.errors[number])]
     shares = (f"{share:.4f}" for share in outputs.shares[number].tolist())
-    return [outputs.names[likeliest], *shares, ""]
+    return [plain_cell(outputs.names[likeliest]), *shares, ""]
 
 
 def write_geojson(path: Path, outputs: SlideOutputs) -> None:
