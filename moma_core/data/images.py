@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from moma_core.errors import DataError
+from moma_core.runtime.folders import is_special
 
 MIN_SIDE_PX = 8
 MAX_SIDE_PX = 4096
@@ -58,7 +59,7 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damage to what is dropped anyway
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(_file(path), formats=_FORMATS) as image:
                 return _pixels(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError("an image has far more pixels than a patch") from None
@@ -74,6 +75,13 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"an image is damaged: {type(error).__name__}") from None
 
 
+def _file(path: Path) -> Path:
+    """Returns a path at which there is no pipe, for which Pillow would wait."""
+    if is_special(path):
+        raise DataError("a pipe or a device is no image")
+    return path
+
+
 def image_mode(path: Path) -> str:
     """Returns Pillow's name of how an image stores its pixels, such as CMYK.
 
@@ -82,9 +90,9 @@ def image_mode(path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `decode_rgb` says what counts
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(_file(path), formats=_FORMATS) as image:
                 return image.mode
-    except (OSError, Image.DecompressionBombError):
+    except (DataError, OSError, Image.DecompressionBombError):
         return ""
 
 

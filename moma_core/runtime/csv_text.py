@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from moma_core.errors import DataError
+from moma_core.runtime.folders import is_special
 
 _Encoding = Literal["utf-8-sig", "utf-16", "utf-32"]
 
@@ -41,6 +42,8 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
             to do.
         OSError: It cannot be read.
     """
+    if is_special(path):
+        raise DataError(f"{path} is a pipe or a device, and no file")
     encoding = _encoding(path)
     try:
         with path.open(encoding=encoding, newline="") as file:

@@ -1,6 +1,7 @@
 """What lies directly in a folder, without hidden things and those of a system."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -67,3 +68,13 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:
         return False
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe or a device, for which a reader waits without end.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from moma_core.errors import DataError
 from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.csv_text import open_text
+from moma_core.runtime.folders import is_special
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.slide import LARGEST_SIDE_PX, reason_of
 
@@ -67,6 +68,8 @@ def read_geojson(path: Path) -> list[Region]:
         DataError: The file cannot be read, is too large, or a shape is none.
     """
     try:
+        if is_special(path):
+            raise ValueError("it is a pipe or a device, and no file")
         size = path.stat().st_size
         if size > _LARGEST_FILE_BYTES:
             raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.errors import DataError, printable_line
+from moma_core.runtime.folders import is_special
 from moma_core.slides.grid import MOST_PATCHES, PatchGrid
 from moma_core.slides.slide import LARGEST_SIDE_PX, Slide, SlideLevel, reason_of
 
@@ -40,6 +41,8 @@ def read_coordinates(path: Path, levels: Sequence[SlideLevel]) -> PatchGrid:
         DataError: It cannot be read, has no coordinates, or they do not fit the slide.
     """
     try:
+        if is_special(path):
+            raise DataError("it is a pipe or a device, and no file")
         with h5py.File(path, "r") as file:
             stored = _plain(file)
             side_px, size_px, overlap_px = _sizes(file, stored, levels)

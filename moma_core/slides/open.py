@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from moma_core.errors import ConfigError, DataError
-from moma_core.runtime.folders import entries_of
+from moma_core.runtime.folders import entries_of, is_special
 from moma_core.slides.dicom_series import (
     SUFFIX,
     DicomFiles,
@@ -116,7 +116,8 @@ def _is_one_slide(found: DicomFiles, dicom: set[Path]) -> bool:
 def _is_slide_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in _MAYBE:
-        return path.name.lower().endswith(_OME) or _is_large_tiff(path)
+        is_ome = path.name.lower().endswith(_OME)
+        return is_ome or (path.is_file() and _is_large_tiff(path))
     return suffix in _ALWAYS
 
 
@@ -146,6 +147,8 @@ def open_slide(
     if not path.exists():
         raise DataError(f"there is no slide {path}")
     try:
+        if is_special(path):
+            raise DataError("it is a pipe or a device, and no file")
         slide = _opened(path, files)
     except DataError as error:
         raise DataError(f"cannot open the slide {path}: {error}") from None
