@@ -39,10 +39,12 @@ ConfigError, DataError, CheckpointError and DiskError, which never leave the mac
 What else of an error leaves it stands in `CATALOGUE`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 _LONGEST_QUOTE = 80  # letters; each may become ten when it is escaped
+_MOST_LISTED = 10
 
 
 def printable_line(text: str, longest: int) -> str:
@@ -63,6 +65,13 @@ def quoted(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Returns what a library says of a failure, without what it tells its authors."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns the first of what somebody else has named, each in quotes; or `none`."""
+    first = list(islice(names, _MOST_LISTED + 1))
+    shown = ", ".join(map(quoted, first[:_MOST_LISTED]))
+    return f"{shown} and more" if len(first) > _MOST_LISTED else shown or "none"
 
 
 class MomaError(Exception):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from moma_core.config import Section
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, quoted
 from moma_core.models.settings import ModelArgs
 from moma_core.runtime.canonical_json import parsed_json
 from moma_server.teacher.build.signature import DEFAULT_SIDE_PX, MOST_SIDE_PX
@@ -87,12 +87,18 @@ def path_of(model: str) -> Path:
         path = Path(model)
         return _weights_in(path) if path.is_dir() else path
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     name, _, revision = model.removeprefix("hf-hub:").partition("@")
     found: str | None = None
-    for file in ("config.json", "model.safetensors", "pytorch_model.bin"):
-        cached = try_to_load_from_cache(name, file, revision=revision or None)
-        found = cached if isinstance(cached, str) else found
+    try:
+        for file in ("config.json", "model.safetensors", "pytorch_model.bin"):
+            cached = try_to_load_from_cache(name, file, revision=revision or None)
+            found = cached if isinstance(cached, str) else found
+    except HFValidationError:
+        raise ConfigError(
+            f"{quoted(model)} is no name of the hub: write hf-hub:owner/name"
+        ) from None
     if found is None or found.endswith(".json"):
         raise ConfigError(
             f"{model} is not in this machine's hub cache: fetch it once with "

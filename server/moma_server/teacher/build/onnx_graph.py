@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, listed
 from moma_server.teacher.inference.arrays import Runner
 from moma_server.teacher.inference.files import open_file
 
@@ -63,7 +63,7 @@ def save_with_output(path: Path, name: str, target: Path) -> None:
     if name not in inside:
         raise ConfigError(
             f"the file has no output {name!r} and no tensor of this name; it has "
-            f"{', '.join(sorted(shown))}"
+            f"{listed(sorted(shown))}"
         )
     kind = onnx.TensorProto.FLOAT
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))

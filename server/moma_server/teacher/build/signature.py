@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moma_core.errors import ConfigError, TeacherUnavailableError
+from moma_core.errors import ConfigError, TeacherUnavailableError, listed, quoted
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from moma_server.config.backend import InputSection, OutputsOfModelSection
 from moma_server.teacher.inference.arrays import Array, Runner
@@ -31,7 +31,7 @@ def input_of(
     """
     tensors = runner.inputs
     if len(tensors) != 1 or len(tensors[0].shape) != len("NCHW"):
-        shapes = ", ".join(f"{each.name} {each.shape}" for each in tensors)
+        shapes = listed(f"{each.name} {each.shape}" for each in tensors)
         raise ConfigError(
             f"a teacher takes one tensor of four axes, this model takes {shapes}"
         )
@@ -109,12 +109,12 @@ def outputs_of(
     logits = next((name for name in by_length if name != embedding), "")
     if class_names and logits and rows[logits].shape[1] != len(class_names):
         raise ConfigError(
-            f"the model's output {logits!r} has {rows[logits].shape[1]} classes, "
+            f"the model's output {quoted(logits)} has {rows[logits].shape[1]} classes, "
             f"--classes names {len(class_names)}"
         )
     if not (embedding or logits):
-        shapes = ", ".join(f"{name} {values.shape}" for name, values in shown.items())
-        raise ConfigError(f"no output is embeddings or logits: {shapes or 'none'}")
+        shapes = listed(f"{name} {values.shape}" for name, values in shown.items())
+        raise ConfigError(f"no output is embeddings or logits: {shapes}")
     section = OutputsOfModelSection(
         embedding=embedding,
         logits=logits,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moma_core.errors import TeacherUnavailableError
+from moma_core.errors import TeacherUnavailableError, listed
 from moma_core.models.token_pool import TOKEN_POOLINGS
 from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import Pixels
@@ -148,9 +148,8 @@ class ArrayBackend:
         found = self._runner.run(values, wanted)
         for name in wanted:
             if name not in found:
-                has = ", ".join(found) or "none"
                 raise TeacherUnavailableError(
-                    f"the model has no output {name!r}; it has {has}"
+                    f"the model has no output {name!r}; it has {listed(found)}"
                 )
         logits = np.empty((len(values), 0), np.float32)
         if names.logits:

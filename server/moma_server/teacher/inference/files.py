@@ -14,11 +14,19 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from moma_core.errors import ConfigError, TeacherUnavailableError, first_line
+from moma_core.errors import (
+    ConfigError,
+    TeacherUnavailableError,
+    first_line,
+    printable_line,
+    quoted,
+)
 from moma_core.models.archives import check_unpacked
 from moma_server.teacher.inference.arrays import Array, Runner, TensorShape
 
 FileKind = Literal["onnx", "torchscript", "exported"]
+
+_LONGEST_REASON = 300  # characters; a runtime quotes the names in a file
 
 
 class OnnxRunner:
@@ -98,8 +106,9 @@ def _check_is_whole(path: Path, onnx: Any) -> None:  # noqa: ANN401 - a module
     for tensor in _tensors(model, onnx.TensorProto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ConfigError(
-                f"{path} has its weights beside it, such as {tensor.name!r}: save it "
-                "as one file (torch.onnx.export with external_data=False, or onnx.save)"
+                f"{path} has its weights beside it, such as {quoted(tensor.name)}: "
+                "save it as one file (torch.onnx.export with external_data=False, or "
+                "onnx.save)"
             )
 
 
@@ -226,5 +235,6 @@ def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
         pickle.UnpicklingError,
     ) as error:
         raise ConfigError(
-            f"{path} cannot be read as {kind}: {first_line(error)}"
+            f"{path} cannot be read as {kind}: "
+            f"{printable_line(first_line(error), _LONGEST_REASON)}"
         ) from None

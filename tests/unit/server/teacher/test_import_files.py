@@ -270,7 +270,11 @@ def test_dynamic_axes_that_do_not_serve_are_refused(
     [
         (_TwoAlone(), {}, "depends on those beside it"),
         (_Nan(), {}, "gives NaN or infinity"),
-        (classifier(), {"embedding": "hidden"}, "no output 'hidden'.*it has features"),
+        (
+            classifier(),
+            {"embedding": "hidden"},
+            "no output 'hidden'.*it has 'features'",
+        ),
         (classifier(), {"pooling": "cls"}, r"is of \(N, T, D\)"),
     ],
 )
