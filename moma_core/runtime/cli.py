@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,10 @@ _MEMORY_WORDS = (
     "can't start new thread",  # its stack finds no room
 )
 _PIPE_CLOSED = 141  # as a shell has it of a program that SIGPIPE ended
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+"""What a terminal obeys, or turns a line by; a name of a file may hold it."""
 
 
 class _PrintVersion(argparse.Action):
@@ -178,7 +183,7 @@ def _print_all(lines: Iterator[str] | Sequence[str], *, flushes: bool = True) ->
     """Prints lines until nobody reads them; returns the exit status."""
     for line in lines:
         try:
-            print(line, flush=flushes)
+            print(_without_commands(line), flush=flushes)
         except BrokenPipeError:
             return _without_reader()
     try:
@@ -201,6 +206,19 @@ def _write_any_name(stream: TextIO) -> None:
         reconfigure(errors="backslashreplace")
 
 
+def _without_commands(text: str) -> str:
+    r"""Returns a text in which a command to the terminal is read as `\x1b`."""
+    return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+class _Lines(logging.Formatter):
+    """Writes a record whose further lines cannot be taken for other records."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name
+        text = _without_commands(super().formatMessage(record))
+        return re.sub(r"\n(?!\s)", "\n  ", text)
+
+
 class _OursOrGrave(logging.Filter):
     """Lets records of our packages through, and errors of other libraries."""
 
@@ -214,9 +232,7 @@ def _start_logging(*, verbose: bool) -> None:
     if root.handlers:
         return  # who calls the program as a function has its own
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(_OursOrGrave())
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
