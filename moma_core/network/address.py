@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from moma_core.errors import FederationError
+from moma_core.errors import FederationError, quoted
 
+_LONGEST_ADDRESS = 300  # letters; a name has 253
 _IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 _HOST = re.compile(rf"[A-Za-z0-9._-]+|{_IPV6.pattern}")
 
@@ -32,6 +33,8 @@ def endpoint_of(address: str) -> tuple[str, int]:
     Raises:
         FederationError: It is none.
     """
+    if len(address) > _LONGEST_ADDRESS:
+        raise FederationError(f"{quoted(address)} is too long for an address")
     host, _, port = address.rpartition(":")
     bare, hint = bare_host(host), ""
     if bare == host and _IPV6.fullmatch(host):
@@ -44,7 +47,7 @@ def endpoint_of(address: str) -> tuple[str, int]:
         hint = f"; add its port, {address}:..."
     is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     if hint or not is_port or not _HOST.fullmatch(bare):
-        message = f"{address!r} is no address of the form host:port{hint}"
+        message = f"{quoted(address)} is no address of the form host:port{hint}"
         raise FederationError(message)
     return bare, int(port)
 

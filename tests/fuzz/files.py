@@ -20,6 +20,9 @@ from moma_client.config.site import SiteConfig, SiteIdentity
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.receipt import Receipt
 from moma_core.audit.verify import lines_of, verify_export
+from moma_core.data.checks.aliases import look_at_aliases
+from moma_core.data.checks.identities import look_at_identities
+from moma_core.data.checks.rules import look_at_set
 from moma_core.data.images import decode_rgb
 from moma_core.data.sources.csv_manifest import list_csv_manifest
 from moma_core.data.sources.medmnist import MedmnistSource
@@ -87,12 +90,20 @@ def archives() -> Target:
 
 
 def manifests() -> Target:
-    """CSV manifests."""
+    """CSV manifests, and what the checks of data say of what stands in them."""
     header = "path,label,patient_id,slide_id,split,mpp"
     rows = f"{header}\na.png,benign,p1,s1,train,0.5\nb/c.png,tumour,p2,s2,unseen,0.25\n"
 
     def read(path: Path) -> object:
-        return list_csv_manifest(path).patches().class_names
+        patches = list_csv_manifest(path).patches()
+        found = (
+            *look_at_set(patches, figures_of={}, max_unreadable=None),
+            *look_at_identities(patches),
+            *look_at_aliases(patches),
+        )
+        lines = [line for each in found for line in each.lines()]
+        assert all(map(str.isprintable, lines)), lines
+        return patches.class_names
 
     return Target(
         from_file(read, "manifest.csv"),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
-from tests.fuzz import files, identities, rounds, slides, wire
+from tests.fuzz import exchange, files, identities, rounds, slides, wire
 from tests.fuzz.target import Target
 
 TARGETS: Final[dict[str, Callable[[], Target]]] = {
@@ -27,6 +27,7 @@ TARGETS: Final[dict[str, Callable[[], Target]]] = {
     "certificates": identities.certificates,
     "keys": identities.keys,
     "names": identities.names,
+    "ways": exchange.ways,
     # files that others write, or a disk damages
     "images": files.images,
     "archives": files.archives,
@@ -42,6 +43,10 @@ TARGETS: Final[dict[str, Callable[[], Target]]] = {
     "kept-rounds": rounds.kept_rounds,
     "lists": identities.lists,
     "own-files": files.own_files,
+    # what one party hands on to another
+    "students": exchange.students,
+    "model-configs": exchange.model_configs,
+    "kept-predictions": exchange.kept_predictions,
 }
 
 

@@ -12,6 +12,7 @@ from tests.unit.bad_input.parties import CERTIFICATES, KEYS
 from tests.unit.bad_input.pictures import ARCHIVES, MANIFESTS, PICTURES
 from tests.unit.bad_input.rounds import CARDS, ROUNDS
 from tests.unit.bad_input.slides import COORDINATES, SLIDES
+from tests.unit.bad_input.students import STUDENTS
 from tests.unit.bad_input.table import BadInput
 from tests.unit.bad_input.tensors import CHECKPOINTS, WEIGHTS
 
@@ -30,6 +31,7 @@ TABLE = (
     *MESSAGES,
     *CARDS,
     *ROUNDS,
+    *STUDENTS,
     *CERTIFICATES,
     *KEYS,
 )
