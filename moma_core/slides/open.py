@@ -1,6 +1,7 @@
 """Which paths are slides, and opening them with the library that fits."""
 
 import importlib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,12 +123,16 @@ def _is_slide_file(path: Path) -> bool:
 
 
 def slide_name(path: Path) -> str:
-    """Returns what a slide is called: its file's name without its endings."""
+    """Returns what a slide is called: its file's name without its endings.
+
+    It is the name of a folder, and never one that leads out of where that is made.
+    """
     if path.is_dir() or path.suffix[1:].isdecimal():  # the last part of a UID
-        return path.name
+        return Path(os.path.abspath(path)).name  # noqa: PTH100 - `..` is no name
     lower = path.name.lower()
     ending = next((end for end in _OME if lower.endswith(end)), path.suffix)
-    return path.name[: len(path.name) - len(ending)]
+    name = path.name[: len(path.name) - len(ending)]
+    return name if name.strip(".") else path.name
 
 
 def open_slide(

@@ -1,4 +1,4 @@
-"""What lies in a folder of outputs, and no run of ours, or a failing disk, left it."""
+"""What a slide's outputs meet on a disk: others' files, damage, names that lead out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from moma_client.cli.main import main
 from moma_client.student.slides import predict as slides
+from moma_core.slides.open import slide_name
 from tests.support.slides.pictures import painted, write_ome
 from tests.unit.client.student.test_predict_slides import saved_student
 
@@ -68,3 +69,33 @@ def test_what_a_disk_damaged_of_a_slide_is_done_again(
     rows = (tmp_path / "out" / "a" / "patches.csv").read_text().splitlines()
     assert len(rows) > 1
     assert all(row.endswith(",") for row in rows[1:])  # no patch has an error
+
+
+def test_no_name_of_a_slide_leads_out_of_the_folder_of_outputs(
+    tmp_path: Path, predict: Callable[[], int]
+) -> None:
+    folder = tmp_path / "work" / "slides"
+    folder.mkdir(parents=True)
+    write_ome(folder / "...ome.tif", painted(600, 600), 0.5)
+    (folder / "list.csv").write_text("path\n...ome.tif\n")
+    out = tmp_path / "work" / "out"
+    line = ["predict", "--student", tmp_path / "student", "--out", out]
+
+    assert main([str(part) for part in [*line, folder / "list.csv"]]) == 0
+
+    assert sorted(each.name for each in (tmp_path / "work").iterdir()) == [
+        "out",
+        "slides",
+    ]
+    assert (out / "...ome.tif" / "patches.csv").is_file()
+
+
+def test_a_folder_is_called_by_its_name_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "case" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "case" / "inner")
+
+    names = [slide_name(Path(path)) for path in (".", "..", "../../case", "a/..svs")]
+
+    assert names == ["inner", "case", "case", "..svs"]
