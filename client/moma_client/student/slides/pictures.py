@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -34,11 +34,15 @@ _LEGEND_LETTERS = 36
 _PIXELS = 1600  # of the longer side of a map; a picture on paper shows no more
 
 
+_as_written = rc_context({"text.parse_math": False})  # a class may be called $5
+
+
 def write_heat_map(path: Path, outputs: SlideOutputs, shown: Sequence[int]) -> None:
     """Writes the figure of `heat_map`."""
     _save(heat_map(outputs, shown), outputs, path)
 
 
+@_as_written
 def heat_map(outputs: SlideOutputs, shown: Sequence[int]) -> Figure:
     """Returns the slide, and beside it the probability of classes laid over it.
 
@@ -85,6 +89,7 @@ def write_class_map(path: Path, outputs: SlideOutputs) -> None:
     _save(class_map(outputs), outputs, path)
 
 
+@_as_written
 def class_map(outputs: SlideOutputs) -> Figure:
     """Returns the slide, beside it the likeliest class of each patch, and a legend."""
     figure, panels = _figure(outputs, 2)
@@ -297,6 +302,7 @@ def _hatched(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return layer
 
 
+@_as_written
 def _save(figure: Figure, outputs: SlideOutputs, path: Path) -> None:
     # images take longest, and the layout can find the places of all else without them
     images = figure.findobj(AxesImage)

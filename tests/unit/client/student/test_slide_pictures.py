@@ -1,5 +1,8 @@
 """The pictures of a slide: what they say, and that nothing lies over anything else."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -11,6 +14,8 @@ from moma_client.student.slides.pictures import (
     heat_map,
     scale_bar_um,
     share_text,
+    write_class_map,
+    write_heat_map,
 )
 from moma_core.slides.grid import PatchGrid
 from tests.support.slides.pictures import painted
@@ -145,3 +150,21 @@ def test_every_class_has_a_colour_of_its_own(classes: int) -> None:
 )
 def test_the_scale_is_round_and_a_fifth_at_most(width_um: float, bar_um: float) -> None:
     assert scale_bar_um(width_um) == bar_um
+
+
+def test_a_name_that_looks_like_mathematics_is_written_as_it_is(
+    tmp_path: Path,
+) -> None:
+    odd = "$\\frac{$"
+    outputs = replace(
+        slide_outputs(3),
+        name=odd,
+        student=StudentIdentity(odd, "ab" * 32, None),
+        class_names=(odd, "a $5", "b"),
+    )
+
+    write_heat_map(tmp_path / "heat.png", outputs, [0])
+    write_class_map(tmp_path / "class.png", outputs)
+
+    assert (tmp_path / "heat.png").stat().st_size > 0
+    assert (tmp_path / "class.png").stat().st_size > 0
