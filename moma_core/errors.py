@@ -44,6 +44,7 @@ from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 _LONGEST_QUOTE = 80  # letters; each may become ten when it is escaped
+_LONGEST_REASON = 300
 _MOST_LISTED = 10
 
 
@@ -64,7 +65,8 @@ def quoted(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """Returns what a library says of a failure, without what it tells its authors."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return printable_line(first, _LONGEST_REASON)
 
 
 def listed(names: Iterable[str]) -> str:

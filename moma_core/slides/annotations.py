@@ -14,12 +14,12 @@ import shapely
 from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
-from moma_core.errors import DataError
+from moma_core.errors import DataError, first_line
 from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.csv_text import open_text
 from moma_core.runtime.folders import is_special
 from moma_core.slides.grid import PatchGrid
-from moma_core.slides.slide import LARGEST_SIDE_PX, reason_of
+from moma_core.slides.slide import LARGEST_SIDE_PX
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def read_geojson(path: Path) -> list[Region]:
         return list(_regions(features))
     except (OSError, ValueError, MemoryError, RecursionError) as error:
         raise DataError(
-            f"cannot read the annotations {path}: {reason_of(error)}"
+            f"cannot read the annotations {path}: {first_line(error)}"
         ) from None
 
 
@@ -300,7 +300,7 @@ def _regions(features: list[Any]) -> Iterator[Region]:
                 continue
             shape = _shape(geometry)
         except (ValueError, ShapelyError) as error:
-            raise ValueError(f"object {number}: {reason_of(error)}") from None
+            raise ValueError(f"object {number}: {first_line(error)}") from None
         points += int(shapely.get_num_coordinates(shape))
         if points > _MOST_POINTS:
             raise ValueError(

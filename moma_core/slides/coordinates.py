@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.errors import DataError, printable_line
+from moma_core.errors import DataError, first_line, printable_line
 from moma_core.runtime.folders import is_special
 from moma_core.slides.grid import MOST_PATCHES, PatchGrid
-from moma_core.slides.slide import LARGEST_SIDE_PX, Slide, SlideLevel, reason_of
+from moma_core.slides.slide import LARGEST_SIDE_PX, Slide, SlideLevel
 
 _LARGEST_PATCH_PX = 4096
 _LARGEST_CHUNK_BYTES = 64 << 20  # is held whole
@@ -52,7 +52,7 @@ def read_coordinates(path: Path, levels: Sequence[SlideLevel]) -> PatchGrid:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001  # h5py raises what it likes
         raise DataError(
-            f"cannot read the coordinates {path}: {reason_of(error)}"
+            f"cannot read the coordinates {path}: {first_line(error)}"
         ) from None
     return PatchGrid(corners.astype(np.int64), side_px, size_px, overlap_px)
 

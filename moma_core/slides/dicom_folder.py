@@ -19,7 +19,7 @@ from pydicom.uid import (
 from wsidicom import Settings, WsiDicom
 from wsidicom.options import DecoderOption
 
-from moma_core.errors import DataError
+from moma_core.errors import DataError, first_line
 from moma_core.runtime.folders import entries_of
 from moma_core.slides.dicom_series import dicom_files_in
 from moma_core.slides.slide import (
@@ -28,7 +28,6 @@ from moma_core.slides.slide import (
     Pixels,
     SlideLevel,
     believed_mpp,
-    reason_of,
 )
 
 # what it says of a file names it, and is said by our own errors
@@ -85,7 +84,7 @@ class DicomFolder(ClippedSlide):
         except DataError:
             raise
         except Exception as error:  # noqa: BLE001  # pydicom raises what it likes
-            raise DataError(f"this is no slide in DICOM: {reason_of(error)}") from None
+            raise DataError(f"this is no slide in DICOM: {first_line(error)}") from None
 
     def close(self) -> None:
         """Closes the files."""
@@ -101,7 +100,7 @@ class DicomFolder(ClippedSlide):
                 )
         except Exception as error:  # noqa: BLE001  # each codec raises its own
             raise DataError(
-                f"a part of the slide is damaged: {reason_of(error)}"
+                f"a part of the slide is damaged: {first_line(error)}"
             ) from None
         return np.array(region.convert("RGB"))
 

@@ -10,14 +10,13 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from moma_core.errors import DataError
+from moma_core.errors import DataError, first_line
 from moma_core.slides.slide import (
     LARGEST_PART_BYTES,
     Pixels,
     Slide,
     SlideLevel,
     believed_mpp,
-    reason_of,
 )
 
 _CACHE_BYTES = 32 * 2**20  # of decoded parts, a slide that is open
@@ -102,7 +101,7 @@ class OpenSlideFile(Slide):
 
 
 def _damage(error: Exception) -> DataError:
-    return DataError(f"a part of the slide is damaged: {reason_of(error)}")
+    return DataError(f"a part of the slide is damaged: {first_line(error)}")
 
 
 def _opened(path: Path) -> openslide.OpenSlide:
@@ -111,7 +110,7 @@ def _opened(path: Path) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError:
         raise DataError("this is no slide that OpenSlide knows") from None
     except (openslide.OpenSlideError, OSError) as error:
-        raise DataError(f"the slide is damaged: {reason_of(error)}") from None
+        raise DataError(f"the slide is damaged: {first_line(error)}") from None
     handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return handle
 

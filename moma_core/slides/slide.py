@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moma_core.errors import DataError, first_line, printable_line
+from moma_core.errors import DataError
 
 LARGEST_SIDE_PX = 1 << 20
 """Of a slide that is believed: at 0.1 microns a pixel it is longer than the glass."""
@@ -34,7 +34,6 @@ _LARGEST_READ_PX = 8192
 _DOWNSAMPLE_SLACK = 1.01  # levels are rarely an exact power of two
 _BELIEVED_MPP = (0.02, 50.0)  # of a file; training warns of more than these
 _WHITE = 255
-_LONGEST_REASON = 200  # letters
 
 
 class SlideLevel(NamedTuple):
@@ -310,11 +309,6 @@ def _check_levels(levels: tuple[SlideLevel, ...]) -> None:
                 f"it states {level.width_px} x {level.height_px} px, and a slide has "
                 f"at most {LARGEST_SIDE_PX} a side: the file is damaged"
             )
-
-
-def reason_of(error: Exception) -> str:
-    """Returns what a library says of a file: one line that can be printed."""
-    return printable_line(first_line(error), _LONGEST_REASON)
 
 
 def believed_mpp(*sides: float | None) -> float | None:

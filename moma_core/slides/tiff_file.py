@@ -19,14 +19,13 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from moma_core.errors import DataError
+from moma_core.errors import DataError, first_line
 from moma_core.slides.slide import (
     LARGEST_PART_BYTES,
     ClippedSlide,
     Pixels,
     SlideLevel,
     believed_mpp,
-    reason_of,
 )
 
 _MOST_PAGES = 256
@@ -86,7 +85,7 @@ class TiffFile(ClippedSlide):
                 path, is_lsm=False, is_ndpi=False, is_scanimage=False
             )
         except Exception as error:  # noqa: BLE001  # tifffile raises what it likes
-            raise DataError(f"this is no TIFF: {reason_of(error)}") from None
+            raise DataError(f"this is no TIFF: {first_line(error)}") from None
         try:
             return cls(file, _levels(file), path)
         except DataError:
@@ -94,7 +93,7 @@ class TiffFile(ClippedSlide):
             raise
         except Exception as error:  # noqa: BLE001
             file.close()
-            raise DataError(f"the TIFF is damaged: {reason_of(error)}") from None
+            raise DataError(f"the TIFF is damaged: {first_line(error)}") from None
 
     def close(self) -> None:
         """Closes the file."""
@@ -148,7 +147,7 @@ class TiffFile(ClippedSlide):
             part, _, shape = page.decode(encoded, index, jpegtables=page.jpegtables)
         except Exception as error:  # noqa: BLE001  # each codec raises its own
             raise DataError(
-                f"a part of the slide is damaged: {reason_of(error)}"
+                f"a part of the slide is damaged: {first_line(error)}"
             ) from None
         if part is None:
             return None

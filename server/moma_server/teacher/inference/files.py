@@ -18,15 +18,12 @@ from moma_core.errors import (
     ConfigError,
     TeacherUnavailableError,
     first_line,
-    printable_line,
     quoted,
 )
 from moma_core.models.archives import check_unpacked
 from moma_server.teacher.inference.arrays import Array, Runner, TensorShape
 
 FileKind = Literal["onnx", "torchscript", "exported"]
-
-_LONGEST_REASON = 300  # characters; a runtime quotes the names in a file
 
 
 class OnnxRunner:
@@ -235,6 +232,5 @@ def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
         pickle.UnpicklingError,
     ) as error:
         raise ConfigError(
-            f"{path} cannot be read as {kind}: "
-            f"{printable_line(first_line(error), _LONGEST_REASON)}"
+            f"{path} cannot be read as {kind}: {first_line(error)}"
         ) from None
