@@ -48,7 +48,7 @@ _LONGEST_REASON = 300
 _MOST_LISTED = 10
 
 
-def printable_line(text: str, longest: int) -> str:
+def printable_line(text: str, longest: int = _LONGEST_REASON) -> str:
     """Returns what somebody else wrote, fit for a sentence: one line, and short.
 
     Args:
@@ -66,7 +66,7 @@ def quoted(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Returns what a library says of a failure, without what it tells its authors."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return printable_line(first, _LONGEST_REASON)
+    return printable_line(first)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ class InputSection(Section):
     values: Literal["normalised", "unit", "bytes"] = Field(
         default="normalised",
         description="normalised: float32 by the card's mean and std; unit: float32 "
-        "from 0 to 1; bytes: uint8.",
+        "from 0 to 1; bytes: from 0 to 255, uint8 or what an ONNX input takes.",
     )
 
 

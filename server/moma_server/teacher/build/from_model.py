@@ -18,6 +18,7 @@ from moma_core.errors import ConfigError
 from moma_core.models.checkpoints import load_checkpoint, read_tensors
 from moma_core.models.probe import fit_probe, save_probe
 from moma_core.models.weights import save_weights
+from moma_core.runtime.files import make_folder
 from moma_core.runtime.finding import heed
 from moma_core.teacher.card.card import TeacherCard
 from moma_server.config.backend import BackendSection, TimmBackend
@@ -29,7 +30,7 @@ from moma_server.teacher.build.card import (
     with_reference_patch,
 )
 from moma_server.teacher.build.measures import COVERAGE, FIGURES, measured
-from moma_server.teacher.build.onnx_graph import save_with_output
+from moma_server.teacher.build.onnx_graph import save_with_outputs
 from moma_server.teacher.build.trial import tried
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.digest import teacher_digest
@@ -71,7 +72,7 @@ def teacher_from_model(
     """
     if (folder / "card.json").exists():
         raise ConfigError(f"{folder / 'card.json'} exists; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     weights = _take_in(recipe, folder)
     return _carded(recipe, folder, weights, None, device)
 
@@ -176,7 +177,8 @@ def _take_in(recipe: ImportRecipe, folder: Path) -> Path | None:
     if recipe.backend.kind == "onnx":
         # reads it as the server will, so that what is no ONNX is told here
         open_file("onnx", recipe.model, torch.device("cpu"))
-        save_with_output(recipe.model, recipe.backend.outputs.embedding, target)
+        outputs = recipe.backend.outputs
+        save_with_outputs(recipe.model, (outputs.embedding, outputs.logits), target)
     else:
         shutil.copyfile(recipe.model, target)
     return target
@@ -193,7 +195,13 @@ def _carded(
     card = described(recipe)
     plain = replace(card, class_names=()) if head else card
     without_probe = open_backend(recipe.backend, plain, weights, None, device)
-    card = replace(card, embedding_length=tried(without_probe).shape[1])
+    embedding, logits = tried(without_probe)
+    if head is None and logits.shape[1] != len(card.class_names):
+        raise ConfigError(
+            f"the model gives {logits.shape[1]} logits a patch, class_names has "
+            f"{len(card.class_names)}"
+        )
+    card = replace(card, embedding_length=embedding.shape[1])
     backend = open_backend(recipe.backend, card, weights, head, device)
     patch = reference_pixels(recipe.card.golden_patch, recipe.input_size_px)
     card = with_reference_patch(card, backend.predict, *patch)

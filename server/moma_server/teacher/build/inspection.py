@@ -43,9 +43,12 @@ from moma_server.teacher.build.model_files import (
 from moma_server.teacher.build.onnx_graph import open_with_embedding
 from moma_server.teacher.build.presets import PRESETS, Preset
 from moma_server.teacher.build.signature import (
-    input_of,
+    LEAST_SIDE_PX,
+    MOST_SIDE_PX,
+    odd_outputs,
     outputs_of,
-    run_once,
+    shapes_of,
+    show,
 )
 from moma_server.teacher.build.trial import outputs_for
 from moma_server.teacher.inference.arrays import (
@@ -120,6 +123,11 @@ def inspect_model(setup: ImportSetup, device: torch.device) -> ModelFindings:
     Raises:
         ConfigError: There is no such model, or it cannot be read at all.
     """
+    side = setup.side_px
+    if side is not None and not LEAST_SIDE_PX <= side <= MOST_SIDE_PX:
+        raise ConfigError(
+            f"the side of patches is {LEAST_SIDE_PX} to {MOST_SIDE_PX} px, got {side}"
+        )
     if setup.model.startswith(_OIP):
         return _inspect_server(setup)
     path = path_of(setup.model)
@@ -230,7 +238,7 @@ def _guesses(content: WeightsInFile, said: _Described) -> Iterator[str]:
 
 def _size(parameters: int, size_bytes: int) -> dict[str, str]:
     return {
-        "parameters": f"{parameters:,}",
+        "parameters": f"{parameters:,}" if parameters else "not said",
         "memory": f"{size_bytes / 2**20:,.0f} MiB of weights",
     }
 
@@ -276,16 +284,17 @@ def _inspect_file(
         runner, inner = open_with_embedding(path, device)
     else:
         runner = open_file(kind, path, device)
-    given, side, batch = input_of(runner, setup.side_px)
-    shown = run_once(runner, given, side, batch)
-    outputs, class_names = outputs_of(shown, setup.class_names, inner)
-    backend = FileBackend(kind=kind, input=given, outputs=outputs, batch_patches=batch)
-    said = _Described(kind, {}, "head", *IMAGENET, side)
+    seen = show(runner, setup.side_px)
+    outputs, class_names = outputs_of(seen.outputs, setup.class_names, inner)
+    backend = FileBackend(
+        kind=kind, input=seen.given, outputs=outputs, batch_patches=seen.batch
+    )
+    said = _Described(kind, {}, "head", *IMAGENET, seen.side_px)
     named = replace(setup, class_names=class_names)
-    size = path.stat().st_size
-    found = ModelFindings(_recipe(named, path, backend, said), _size(size // 4, size))
-    found.facts["input"] = f"{given.name or 'the only one'}, {given.layout}, {side} px"
-    _report_outputs(found, shown, setup)
+    size = _size(runner.parameters, path.stat().st_size)
+    found = ModelFindings(_recipe(named, path, backend, said), size)
+    found.facts["input"] = seen.input_text
+    _report_outputs(found, seen.outputs, setup)
     _try_arrays(found, backend, runner)
     return found
 
@@ -296,32 +305,35 @@ def _inspect_server(setup: ImportSetup) -> ModelFindings:
     if not model:
         raise ConfigError(f"{setup.model} names no model: {_OIP}host:port/model")
     outputs = OutputsOfModelSection(embedding="to be found")
-    section = OipBackend(
-        kind="oip", address=address, model=model, version=version, outputs=outputs
-    )
+    try:
+        section = OipBackend(
+            kind="oip", address=address, model=model, version=version, outputs=outputs
+        )
+    except ValidationError as error:
+        raise ConfigError(f"cannot ask {setup.model}: {first_fault(error)}") from None
     runner = OpenInferenceRunner(section)
     runner.check_ready()
-    given, side, batch = input_of(runner, setup.side_px)
-    section = section.model_copy(update={"input": given, "batch_patches": batch})
+    seen = show(runner, setup.side_px)
+    section = section.model_copy(
+        update={"input": seen.given, "batch_patches": seen.batch}
+    )
     runner = OpenInferenceRunner(section)
-    shown = run_once(runner, given, side, batch)
-    outputs, class_names = outputs_of(shown, setup.class_names)
+    outputs, class_names = outputs_of(seen.outputs, setup.class_names)
     section = section.model_copy(update={"outputs": outputs})
     named = replace(setup, class_names=class_names)
-    said = _Described(model, {}, "head", *IMAGENET, side)
+    said = _Described(model, {}, "head", *IMAGENET, seen.side_px)
     found = ModelFindings(_recipe(named, None, section, said))
     found.facts["server"] = f"{address}, platform {runner.platform or 'not said'}"
-    found.facts["input"] = f"{given.name}, {given.layout}, {side} px"
-    _report_outputs(found, shown, setup)
+    found.facts["input"] = seen.input_text
+    _report_outputs(found, seen.outputs, setup)
     _try_arrays(found, section, runner)
     return found
 
 
 def _report_outputs(
-    found: ModelFindings, shown: dict[str, Array], setup: ImportSetup
+    found: ModelFindings, outputs: dict[str, Array], setup: ImportSetup
 ) -> None:
-    shapes = ", ".join(f"{name} {values.shape}" for name, values in shown.items())
-    found.facts["outputs"] = shapes
+    found.facts["outputs"] = shapes_of(outputs)
     backend = found.recipe.backend
     if isinstance(backend, TimmBackend):
         return
@@ -334,6 +346,7 @@ def _report_outputs(
             "backend.outputs.embedding: the model gives logits alone, which stand for "
             "the embedding; a file that gives the layer before them teaches more"
         )
+    found.faults.extend(odd_outputs(outputs, backend.outputs))
 
 
 def _try_arrays(

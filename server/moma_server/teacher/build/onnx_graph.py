@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
-from moma_core.errors import ConfigError, listed
-from moma_server.teacher.inference.arrays import Runner
-from moma_server.teacher.inference.files import open_file
+from moma_core.errors import ConfigError, listed, quoted
+from moma_server.teacher.inference.files import FileRunner, open_file
 
 _LINEAR = {"Gemm", "MatMul"}
-_AFTER_LINEAR = {"Add", "Identity", "LogSoftmax", "Softmax"}
+_AFTER_LINEAR = {"Add", "Identity", "LogSoftmax", "Sigmoid", "Softmax"}
 
 
-def open_with_embedding(path: Path, device: torch.device) -> tuple[Runner, str]:
+def open_with_embedding(path: Path, device: torch.device) -> tuple[FileRunner, str]:
     """Opens a file, and returns the name of the embedding that it did not show.
 
     Args:
@@ -35,16 +34,17 @@ def open_with_embedding(path: Path, device: torch.device) -> tuple[Runner, str]:
         return runner, ""
     with TemporaryDirectory() as folder:
         shown = Path(folder) / "model.onnx"
-        save_with_output(path, name, shown)
+        save_with_outputs(path, (name,), shown)
         return open_file("onnx", shown, device), name
 
 
-def save_with_output(path: Path, name: str, target: Path) -> None:
-    """Copies a file, with a tensor of its graph among its outputs.
+def save_with_outputs(path: Path, names: tuple[str, ...], target: Path) -> None:
+    """Copies a file, with tensors of its graph among its outputs.
 
     Args:
         path: An ONNX file.
-        name: Of an output, or of a tensor inside; empty: the file is copied as it is.
+        names: Of outputs, or of tensors inside; without these the file is copied as it
+            is. An empty name is none.
         target: The copy.
 
     Raises:
@@ -56,17 +56,19 @@ def save_with_output(path: Path, name: str, target: Path) -> None:
         str(path), load_external_data=False
     )  # it was refused if it has any
     shown = {each.name for each in model.graph.output}
-    if not name or name in shown:
+    more = {name for name in names if name} - shown
+    if not more:
         shutil.copyfile(path, target)
         return
-    inside = [each for node in model.graph.node for each in node.output]
-    if name not in inside:
-        raise ConfigError(
-            f"the file has no output {name!r} and no tensor of this name; it has "
-            f"{listed(sorted(shown))}"
-        )
-    kind = onnx.TensorProto.FLOAT
-    model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    inside = {each for node in model.graph.node for each in node.output}
+    for name in sorted(more):
+        if name not in inside:
+            raise ConfigError(
+                f"the file has no output {quoted(name)} and no tensor of this name; "
+                f"it has {listed(sorted(shown))}"
+            )
+        # without a type, which the runtime finds by itself
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     onnx.save(model, str(target))
 
 

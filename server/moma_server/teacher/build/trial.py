@@ -1,7 +1,6 @@
 """Asks a model for a few patches before there is a card of it."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moma_core.errors import ConfigError, TeacherUnavailableError, first_line
 from moma_core.teacher.card.reference_patch import synthetic_patch
@@ -31,8 +30,8 @@ def outputs_for(backend: TeacherBackend, pixels: Pixels) -> ModelOutput:
         ) from None
 
 
-def tried(backend: TeacherBackend) -> NDArray[np.float32]:
-    """Asks for a few patches, one by one and together, and returns their embeddings.
+def tried(backend: TeacherBackend) -> ModelOutput:
+    """Asks for a few patches, one by one and together, and returns what comes out.
 
     Raises:
         ConfigError: It fails, gives NaN, or a patch's answer depends on its neighbours.
@@ -60,4 +59,4 @@ def tried(backend: TeacherBackend) -> NDArray[np.float32]:
                 "the model's answer for a patch depends on those beside it in the batch"
                 ": set backend.batch_patches: 1, or export it in evaluation mode"
             )
-    return together[0]
+    return together

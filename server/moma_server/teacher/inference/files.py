@@ -3,27 +3,41 @@
 The runtime of ONNX is an extra, loaded where such a file is.
 """
 
+import math
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moma_core.errors import (
     ConfigError,
     TeacherUnavailableError,
     first_line,
+    printable_line,
     quoted,
 )
 from moma_core.models.archives import check_unpacked
-from moma_server.teacher.inference.arrays import Array, Runner, TensorShape
+from moma_server.teacher.inference.arrays import Array, TensorShape
 
 FileKind = Literal["onnx", "torchscript", "exported"]
+
+_ONNX_TYPES = {
+    "float": np.float32,
+    "float16": np.float16,
+    "double": np.float64,
+    "uint8": np.uint8,
+    "int32": np.int32,
+    "int64": np.int64,
+}
+_NUMBERS = "fiu"  # kinds of numpy's types; outputs are strings, lists or maps as well
 
 
 class OnnxRunner:
@@ -32,6 +46,9 @@ class OnnxRunner:
     Args:
         path: The file; it holds all of its weights, since the digest counts it alone.
         device: Where it runs.
+
+    Attributes:
+        parameters: How many values the file holds.
 
     Raises:
         ConfigError: The runtime is missing, has no such device, or cannot read it.
@@ -46,7 +63,7 @@ class OnnxRunner:
                 "an ONNX teacher needs onnxruntime: pip install 'moma-service[onnx]', "
                 "or onnxruntime-gpu for a GPU"
             ) from None
-        _check_is_whole(path, onnx)
+        self.parameters = _values_in(path, onnx)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; it would print them as well
         options.intra_op_num_threads = torch.get_num_threads()
@@ -57,7 +74,7 @@ class OnnxRunner:
             )
         except Exception as error:  # noqa: BLE001 - the runtime's own have no base
             raise ConfigError(
-                f"onnxruntime cannot read {path}: {first_line(error)}"
+                f"onnxruntime cannot read {path}: {_reason(error)}"
             ) from None
         # a runtime that finds no CUDA libraries says a line and goes on without
         if providers[0] not in self._session.get_providers():
@@ -65,7 +82,6 @@ class OnnxRunner:
                 "onnxruntime has CUDA and cannot start it: install the CUDA and cuDNN "
                 "that its version needs, or set teacher.accelerator: cpu"
             )
-        self._input = self._session.get_inputs()[0].name
 
     @property
     def inputs(self) -> tuple[TensorShape, ...]:
@@ -84,29 +100,39 @@ class OnnxRunner:
             return {
                 each.name: values[:0] for each in self.outputs if each.name in names
             }
+        taken = self.inputs[0]
+        dtype = _ONNX_TYPES.get(taken.dtype, values.dtype)
+        if np.can_cast(values.dtype, dtype, "same_kind"):
+            values = values.astype(dtype, copy=False)
         try:
-            found = self._session.run(names, {self._input: values})
+            found = self._session.run(names, {taken.name: values})
         except Exception as error:  # noqa: BLE001 - the runtime's own have no base
             raise TeacherUnavailableError(
-                f"onnxruntime fails for {values.shape} {values.dtype}: "
-                f"{first_line(error)}"
+                f"onnxruntime fails for {values.shape} {values.dtype}: {_reason(error)}"
             ) from None
-        return dict(zip(names, found, strict=True))
+        return {
+            name: each
+            for name, each in zip(names, found, strict=True)
+            if isinstance(each, np.ndarray) and each.dtype.kind in _NUMBERS
+        }
 
 
-def _check_is_whole(path: Path, onnx: Any) -> None:  # noqa: ANN401 - a module
-    """Refuses a file with weights beside it, which no digest would count."""
+def _values_in(path: Path, onnx: Any) -> int:  # noqa: ANN401 - a module
+    """Counts what a file holds; one with weights beside it no digest would count."""
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's own have no base
-        raise ConfigError(f"onnx cannot read {path}: {first_line(error)}") from None
+        raise ConfigError(f"onnx cannot read {path}: {_reason(error)}") from None
+    count = 0
     for tensor in _tensors(model, onnx.TensorProto):
+        count += math.prod(tensor.dims)
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ConfigError(
                 f"{path} has its weights beside it, such as {quoted(tensor.name)}: "
                 "save it as one file (torch.onnx.export with external_data=False, or "
                 "onnx.save)"
             )
+    return count
 
 
 def _tensors(message: Any, kind: type[Any]) -> Iterator[Any]:  # noqa: ANN401 - of onnx
@@ -147,18 +173,28 @@ class TorchFileRunner:
     """A TorchScript file, or one of torch.export; outputs go by name or number.
 
     Args:
-        network: Takes one tensor; on `device` already.
+        module: Takes one tensor; on `device` already.
+        inputs: What the file says that it takes.
+        dtype: Of the values that it computes with.
         device: Where it is.
+
+    Attributes:
+        inputs: What the file says that it takes.
+        parameters: How many parameters it has; 0 where they became constants.
     """
 
-    def __init__(self, network: Callable[[Tensor], Any], device: torch.device) -> None:
-        self._network = network
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: tuple[TensorShape, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._module = module
+        self._dtype = dtype
         self._device = device
-
-    @property
-    def inputs(self) -> tuple[TensorShape, ...]:
-        """One tensor; the file says nothing of its shape."""
-        return (TensorShape("0", "float", (None, None, None, None)),)
+        self.inputs = inputs
+        self.parameters = sum(each.numel() for each in module.parameters())
 
     @property
     def outputs(self) -> tuple[TensorShape, ...]:
@@ -170,14 +206,16 @@ class TorchFileRunner:
         try:
             with torch.inference_mode():
                 given = torch.from_numpy(values).to(self._device)
-                found = _named(self._network(given))
+                if given.is_floating_point() == self._dtype.is_floating_point:
+                    given = given.to(self._dtype)
+                found = _named(self._module(given))
                 return {
                     name: each.float().cpu().numpy() for name, each in found.items()
                 }
         except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
             raise TeacherUnavailableError(
                 f"the file's network fails for {values.shape} {values.dtype}: "
-                f"{first_line(error)}"
+                f"{_reason(error)}"
             ) from None
 
 
@@ -193,23 +231,40 @@ def _named(found: object) -> dict[str, Tensor]:
     return {name: value for name, value in pairs if isinstance(value, Tensor)}
 
 
-def _torchscript(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
+def _torchscript(path: Path, device: torch.device) -> TorchFileRunner:
     with warnings.catch_warnings():  # torch calls the format deprecated, and reads it
         warnings.simplefilter("ignore")
         module = torch.jit.load(  # type: ignore[no-untyped-call]
             str(path), map_location=device
         )
-    network: Callable[[Tensor], Any] = module.eval()
-    return network
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    dtype = next(floats, torch.float32)
+    unknown = TensorShape("0", "float", (None, None, None, None))
+    return TorchFileRunner(module.eval(), (unknown,), dtype, device)
 
 
-def _exported(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
-    module = torch.export.load(path).module()
-    network: Callable[[Tensor], Any] = module.to(device)
-    return network
+def _exported(path: Path, device: torch.device) -> TorchFileRunner:
+    program = torch.export.load(path)
+    names = program.graph_signature.user_inputs
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    taken = [node.meta["val"] for node in nodes if node.name in names]
+    inputs = tuple(starmap(_exported_tensor, enumerate(taken)))
+    dtype = getattr(taken[0], "dtype", torch.float32)
+    return TorchFileRunner(program.module().to(device), inputs, dtype, device)
 
 
-def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
+def _exported_tensor(place: int, value: object) -> TensorShape:
+    if not isinstance(value, Tensor):
+        return TensorShape(str(place), type(value).__name__, ())
+    lengths: Sequence[object] = value.shape  # a symbol stands for any
+    shape = tuple(each if isinstance(each, int) else None for each in lengths)
+    return TensorShape(str(place), str(value.dtype).removeprefix("torch."), shape)
+
+
+FileRunner = OnnxRunner | TorchFileRunner
+
+
+def open_file(kind: FileKind, path: Path, device: torch.device) -> FileRunner:
     """Returns what runs a file.
 
     Raises:
@@ -222,9 +277,10 @@ def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
     check_unpacked(path)
     read = partial(_torchscript if kind == "torchscript" else _exported, path, device)
     try:
-        return TorchFileRunner(read(), device)
+        return read()
     except (
         BadZipFile,
+        IndexError,
         KeyError,
         OSError,
         RuntimeError,
@@ -232,5 +288,13 @@ def open_file(kind: FileKind, path: Path, device: torch.device) -> Runner:
         pickle.UnpicklingError,
     ) as error:
         raise ConfigError(
-            f"{path} cannot be read as {kind}: {first_line(error)}"
+            f"{path} cannot be read as {kind}: {_reason(error)}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Returns what an error says; TorchScript shows its own source before it."""
+    said = first_line(error)
+    if "TorchScript interpreter" not in said:
+        return said
+    return printable_line(str(error).strip().splitlines()[-1])

@@ -28,7 +28,7 @@ from moma_server.config.backend import FileBackend, InputSection, OutputsOfModel
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import teacher_from_model
 from moma_server.teacher.build.inspection import ModelFindings
-from moma_server.teacher.build.onnx_graph import save_with_output
+from moma_server.teacher.build.onnx_graph import save_with_outputs
 from moma_server.teacher.build.signature import input_of
 from moma_server.teacher.inference.arrays import TensorShape
 from moma_server.teacher.inference.files import open_file
@@ -352,7 +352,7 @@ def test_a_copy_of_a_model_takes_nothing_in_from_beside_it(tmp_path: Path) -> No
     (tmp_path / "signing.key").write_bytes(SECRET)
     model = reader(tmp_path / "model.onnx", "signing.key", place="constant")
 
-    save_with_output(model, "one", tmp_path / "copy.onnx")
+    save_with_outputs(model, ("one",), tmp_path / "copy.onnx")
 
     assert SECRET not in (tmp_path / "copy.onnx").read_bytes()
 
