@@ -20,6 +20,7 @@ from moma_core.models.settings import ModelArgs, ModelSection, Weights
 from moma_core.models.weights import load_body
 
 _LONGEST_NAME = 64  # of what is compared with timm's names
+_ODD_ARGUMENTS = (ArithmeticError, AssertionError, AttributeError, LookupError)
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in timm's order
 
 layers: Any = timm.layers  # timm has no types
@@ -70,7 +71,7 @@ class Backbone(Encoder):
                 f"timm's hub does not deliver the weights of {architecture!r}: let "
                 f"this machine reach it once, or set weights: packaged with {LITE0}"
             ) from error
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        except (*_ODD_ARGUMENTS, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"cannot make a model of architecture {architecture!r}: "
                 f"{first_line(error)}{_near_names(architecture)}"
@@ -307,9 +308,8 @@ def create_backbone(section: ModelSection, classes: int) -> Backbone:
 
 def needs_hub(section: ModelSection) -> bool:
     """Whether a hub must be asked for the weights that a config names."""
-    if section.weights != "timm" or section.weights_file is not None:
-        return False
-    return _kept_weights(section.architecture) is None
+    is_of_hub = section.weights == "timm" and section.weights_file is None
+    return is_of_hub and _kept_weights(section.architecture) is None
 
 
 def _kept_weights(architecture: str) -> str | None:

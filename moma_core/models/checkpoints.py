@@ -6,7 +6,7 @@ Used where a teacher is built; what it serves from afterwards is safetensors alo
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,6 +27,8 @@ Layout = Literal["timm", "dinov2", "transformers"]
 TensorDict = Mapping[str, Tensor]
 
 _SHOWN = 3
+_DEEPEST = 2  # dictionaries; the state of an optimizer lies one deeper
+_LENGTH_BYTES = 8  # of the header of safetensors, which is JSON
 
 
 class KeysSection(Section):
@@ -34,7 +36,8 @@ class KeysSection(Section):
 
     nested: str = Field(
         default="",
-        description="Key of the tensors in the file, such as teacher; empty: found.",
+        description="Key of the tensors in the file, such as teacher, or "
+        "teacher.backbone of one inside another; empty: found.",
     )
     strip: tuple[str, ...] = Field(
         default=(), description="Prefixes that are cut off, each once, in this order."
@@ -63,6 +66,16 @@ class KeysSection(Section):
                 raise ValueError(f"{pattern!r} is no expression: {error}") from None
         return values
 
+    @field_validator("rename")
+    @classmethod
+    def _are_replacements(cls, values: Mapping[str, str]) -> Mapping[str, str]:
+        for pattern, new in values.items():
+            try:
+                re.sub(pattern, new, "")
+            except (re.error, IndexError) as error:
+                raise ValueError(f"{new!r} replaces nothing: {error}") from None
+        return values
+
 
 class WeightsInFile(NamedTuple):
     """The tensors of a file.
@@ -88,33 +101,48 @@ def read_checkpoint(path: Path, nested: str = "") -> WeightsInFile:
 
     Args:
         path: safetensors, or what torch.save wrote of tensors in plain containers.
-        nested: Key of the tensors in it; empty: the file itself, or the largest of
-            the dictionaries in it, of equal ones `teacher`.
+        nested: Key of the tensors in it, `outer.inner` of a dictionary in another;
+            empty: the file itself, or the largest of the dictionaries in it, of equal
+            ones that of `teacher`.
 
     Raises:
         ConfigError: It cannot be read, holds more than tensors, or none.
     """
     content = _content(path)
-    inner = {
-        key: _tensors_in(value)
-        for key, value in content.items()
-        if isinstance(value, Mapping) and _tensors_in(value)
-    }
-    has_own = any(isinstance(value, Tensor) for value in content.values())
-    if not nested and not has_own and inner:
-        nested = max(inner, key=lambda key: (inner[key], key == "teacher"))
+    inner = dict(_of_tensors(content, _DEEPEST))
+    if not nested and not _tensors_in(content) and inner:
+        nested = max(
+            inner,
+            key=lambda key: (_tensors_in(inner[key]), "teacher" in key.split(".")),
+        )
     if nested:
-        inside = content.get(nested)
-        if not isinstance(inside, Mapping):
-            raise ConfigError(f"{path} has no {nested!r}; it has {_some(content)}")
-        content = inside
+        if nested not in inner:
+            raise ConfigError(
+                f"{path} has no tensors below {nested!r}; it has {_some(content)}, and "
+                f"tensors below {_some(inner)}"
+            )
+        content = inner[nested]
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ConfigError(f"{path} holds no tensors; it has {_some(content)}")
     for name, tensor in tensors.items():
         _check_is_whole(path, name, tensor)
-    others = tuple(str(key) for key in inner if key != nested)
-    return WeightsInFile(tensors, str(nested), others)
+    others = tuple(key for key in inner if key != nested)
+    return WeightsInFile(tensors, nested, others)
+
+
+def _of_tensors(
+    content: Mapping[str, object], depth: int
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yields the dictionaries in a dictionary that hold tensors, with their keys."""
+    for key, value in content.items():
+        if not isinstance(value, Mapping):
+            continue
+        if _tensors_in(value):
+            yield str(key), value
+        if depth > 1:
+            for inside, found in _of_tensors(value, depth - 1):
+                yield f"{key}.{inside}", found
 
 
 def _check_is_whole(path: Path, name: str, tensor: Tensor) -> None:
@@ -128,7 +156,7 @@ def _check_is_whole(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def _content(path: Path) -> Mapping[str, object]:
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
@@ -155,6 +183,26 @@ def _content(path: Path) -> Mapping[str, object]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds a {type(content).__name__}, no state dict")
     return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file is one, whatever its name; a pickle is none by its first bytes.
+
+    Raises:
+        ConfigError: It cannot be read, or is none and has the name of one.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LENGTH_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from None
+    is_one = head[_LENGTH_BYTES:] == b"{"
+    if path.suffix == ".safetensors" and not is_one:
+        raise ConfigError(
+            f"cannot read weights {path}: it is no safetensors file; what torch.save "
+            "wrote is named .pth or .bin"
+        )
+    return is_one
 
 
 def _tensors_in(content: Mapping[str, object]) -> int:
@@ -285,6 +333,9 @@ def _some(content: Mapping[str, object]) -> str:
     return (", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")) or "-"
 
 
+_BODY = "backbone."
+
+
 def guessed_keys(tensors: TensorDict, *, classes: int) -> KeysSection:
     """Returns the table for a file by the marks of its keys, for a person to correct.
 
@@ -302,6 +353,9 @@ def guessed_keys(tensors: TensorDict, *, classes: int) -> KeysSection:
             break
         strip.append(first)
         names = [name.removeprefix(first) for name in names]
+    if any(name.startswith(_BODY) for name in names):  # beside a head of its own
+        strip.append(_BODY)
+        names = [name.removeprefix(_BODY) for name in names]
     layout: Layout = "timm"
     if any(name.startswith(("embeddings.", "encoder.layer.")) for name in names):
         layout = "transformers"

@@ -42,6 +42,7 @@ def teacher_fit_head(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _inspect(arguments: argparse.Namespace) -> Iterator[str]:
+    from moma_core.runtime.files import make_folder
     from moma_server.config.server import write_yaml
     from moma_server.teacher.build.inspection import ImportSetup, inspect_model
     from moma_server.teacher.inference.load import device_of
@@ -49,7 +50,7 @@ def _inspect(arguments: argparse.Namespace) -> Iterator[str]:
     path: Path = arguments.out / RECIPE
     if path.exists():
         raise ConfigError(f"{path} exists: correct it, and name it with --recipe")
-    classes = arguments.classes.split(",") if arguments.classes else ()
+    classes = arguments.classes.split(",") if arguments.classes else []
     setup = ImportSetup(
         model=arguments.model,
         name=arguments.name,
@@ -57,12 +58,12 @@ def _inspect(arguments: argparse.Namespace) -> Iterator[str]:
         task=arguments.task,
         preset=arguments.preset,
         architecture=arguments.architecture or "",
-        class_names=tuple(classes),
+        class_names=tuple(each.strip() for each in classes),
         side_px=arguments.input_size_px,
     )
     found = inspect_model(setup, device_of(arguments.accelerator))
     yield from found.lines()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.out)
     licence = found.recipe.card.licence
     without = set() if found.recipe.backend.kind == "timm" else {"keys"}
     write_yaml(

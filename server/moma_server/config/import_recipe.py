@@ -69,6 +69,11 @@ class ImportRecipe(Section):
             )
         if min(self.std) <= 0:
             raise ValueError(f"std is above 0, got {self.std}")
+        if max(map(abs, self.mean)) > 1:
+            raise ValueError(
+                f"mean and std are of pixels from 0 to 1, got {self.mean}: divide both "
+                "by 255"
+            )
         if not isinstance(self.backend, TimmBackend):
             has_logits = bool(self.backend.outputs.logits)
             if has_logits != bool(self.class_names):

@@ -20,6 +20,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _PROGRAM_SUFFIXES = {".pt", ".pt2", ".ts", ".torchscript"}
 _LONGEST_CONFIG_BYTES = 1 << 20
+_LFS = b"version https://git-lfs"
 
 _Above0 = Annotated[float, Field(gt=0)]
 _Length = Annotated[int, Field(ge=1, le=MOST_SIDE_PX)]
@@ -43,10 +44,15 @@ def kind_of(path: Path) -> Literal["timm", "onnx", "torchscript", "exported"]:
     """Returns what a file holds, by its name and its table of contents.
 
     Raises:
-        ConfigError: There is no such file, or it is a program and named like weights.
+        ConfigError: There is no such file, it holds nothing, or it is a program and
+            named like weights.
     """
     if not path.is_file():
-        raise ConfigError(f"there is no file {path}")
+        raise ConfigError(
+            f"there is no file {path}; a model of the hub is named hf-hub:OWNER/NAME, "
+            "one behind a server grpc://HOST:PORT/NAME"
+        )
+    _check_holds_something(path)
     if path.suffix == ".onnx":
         return "onnx"
     program = _program_in(path)
@@ -57,6 +63,20 @@ def kind_of(path: Path) -> Literal["timm", "onnx", "torchscript", "exported"]:
             f"whoever made it"
         )
     return program or "timm"
+
+
+def _check_holds_something(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_LFS))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    if not head:
+        raise ConfigError(f"{path} is empty: fetch it again")
+    if head == _LFS:
+        raise ConfigError(
+            f"{path} only says where Git LFS keeps the file: `git lfs pull` fetches it"
+        )
 
 
 def _program_in(path: Path) -> Literal["torchscript", "exported"] | None:
@@ -81,7 +101,7 @@ def path_of(model: str) -> Path:
     """Returns the file that a path, or a name of the hub, means; nothing is fetched.
 
     Raises:
-        ConfigError: It is not on this machine, or a folder without weights.
+        ConfigError: It is not on this machine, no name, or a folder without weights.
     """
     if not model.startswith("hf-hub:"):
         path = Path(model)
@@ -97,7 +117,7 @@ def path_of(model: str) -> Path:
             found = cached if isinstance(cached, str) else found
     except HFValidationError:
         raise ConfigError(
-            f"{quoted(model)} is no name of the hub: write hf-hub:owner/name"
+            f"{quoted(model)} is no name of the hub, such as hf-hub:OWNER/NAME"
         ) from None
     if found is None or found.endswith(".json"):
         raise ConfigError(
