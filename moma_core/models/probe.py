@@ -25,7 +25,12 @@ def make_probe(length: int, classes: int, hidden: int = 0) -> nn.Sequential:
         length: D of the embeddings.
         classes: C.
         hidden: Width of the hidden layer; 0: there is none.
+
+    Raises:
+        ConfigError: The width is below 0.
     """
+    if hidden < 0:
+        raise ConfigError(f"the width of a hidden layer is 0 or more, got {hidden}")
     if not hidden:
         return nn.Sequential(nn.Linear(length, classes))
     return nn.Sequential(

@@ -149,6 +149,13 @@ def test_without_labelled_patches_there_is_no_probe(tmp_path: Path) -> None:
         fit_head(recipe, made, CPU)
 
 
+def test_a_hidden_layer_of_no_width_is_refused() -> None:
+    clouds = torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])
+
+    with pytest.raises(ConfigError, match="hidden layer is 0 or more, got -1"):
+        fit_probe(clouds, clouds, classes=2, hidden=-1)
+
+
 def test_a_linear_probe_finds_the_line_between_two_clouds() -> None:
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 2
