@@ -308,8 +308,7 @@ def misfit(weights: TensorDict, own: TensorDict) -> str:
     if missing:
         faults.append(f"{_counted(missing)} of the model not in the file")
     if strange:
-        near = get_close_matches(strange[0], missing or list(own), 1, 0.3)
-        nearest = f" (nearest: {near[0]})" if near else ""
+        nearest = _nearest(strange, missing or list(own))
         faults.append(f"{_counted(strange)} of the file not in the model{nearest}")
     shapes = [
         f"{name} is {tuple(weights[name].shape)} in the file and {tuple(t.shape)} in "
@@ -321,6 +320,16 @@ def misfit(weights: TensorDict, own: TensorDict) -> str:
         more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
         faults.append(shapes[0] + more)
     return "; ".join(faults)
+
+
+def _nearest(strange: list[str], names: list[str]) -> str:
+    """Returns which name is meant, of the first key that is like any."""
+    for key in strange[:_SHOWN]:
+        near = get_close_matches(key, names, 1, 0.3)
+        if near:
+            of = "" if key == strange[0] else f" to {key}"
+            return f" (nearest{of}: {near[0]})"
+    return ""
 
 
 def _counted(names: list[str]) -> str:

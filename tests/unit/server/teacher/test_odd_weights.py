@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from moma_core.errors import ConfigError
-from moma_core.models.checkpoints import guessed_keys, read_checkpoint
+from moma_core.models.checkpoints import guessed_keys, misfit, read_checkpoint
 from moma_server.cli.main import main
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import teacher_from_model
@@ -86,6 +86,15 @@ def test_tensors_two_dictionaries_deep_are_found_and_named(tmp_path: Path) -> No
     assert set(named.tensors) == {"a", "b"}
     with pytest.raises(ConfigError, match=r"no tensors below 'teacher'.*backbone"):
         read_checkpoint(tmp_path / "w.pth", "teacher")
+
+
+def test_the_nearest_is_of_the_first_key_that_is_like_any() -> None:
+    strange = {name: torch.zeros(1) for name in ("zzz", "layers.0.norm1.weight")}
+    own = {"blocks.0.norm1.weight": torch.zeros(1)}
+
+    fault = misfit(strange, own)
+
+    assert "nearest to layers.0.norm1.weight: blocks.0.norm1.weight" in fault
 
 
 def test_a_backbone_beside_a_head_of_training_is_taken() -> None:
