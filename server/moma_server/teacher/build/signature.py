@@ -219,14 +219,15 @@ def odd_outputs(shown: dict[str, Array], named: OutputsOfModelSection) -> Iterat
     single = [name for name, values in shown.items() if values.shape[1:] == (1,)]
     if single and not named.logits:
         yield (
-            f"backend.outputs.logits: {quoted(single[0])} has one value a patch, and logits "
-            "are one a class: for its classes export two, such as (0, x)"
+            f"backend.outputs.logits: {quoted(single[0])} has one value a patch, "
+            "and logits are one a class: for its classes export two, such as (0, x)"
         )
     scores = shown.get(named.logits)
     if scores is not None and not named.probabilities and _lie_in_0_to_1(scores):
         yield (
-            f"backend.outputs.logits: the values of {quoted(named.logits)} lie between 0 and "
-            "1 and do not add up to 1, as behind a sigmoid: name what comes before it"
+            f"backend.outputs.logits: the values of {quoted(named.logits)} lie between "
+            "0 and 1 and do not add up to 1, as behind a sigmoid: name what comes "
+            "before it"
         )
 
 

@@ -149,7 +149,7 @@ class ArrayBackend:
         for name in wanted:
             if name not in found:
                 raise TeacherUnavailableError(
-                    f"the model has no output {quoted(name)}; it has {listed(found)}"
+                    f"the model has no output {name!r}; it has {listed(found)}"
                 )
         logits = np.empty((len(values), 0), np.float32)
         if names.logits:
@@ -167,7 +167,7 @@ def _embedding(values: Array, patches: int, names: OutputsOfModelSection) -> Arr
         return _rows(values, patches, names.embedding)
     if values.ndim != len("NTD"):
         raise TeacherUnavailableError(
-            f"the model's output {quoted(names.embedding)} has shape {values.shape}, and "
+            f"the model's output {names.embedding!r} has shape {values.shape}, and "
             f"pooling {names.pooling!r} is of (N, T, D)"
         )
     tokens = torch.from_numpy(np.ascontiguousarray(values, np.float32))
@@ -184,7 +184,7 @@ def _rows(values: Array, patches: int, name: str) -> NDArray[np.float32]:
         or values.size != patches * shape[1]
     ):
         raise TeacherUnavailableError(
-            f"the model's output {quoted(name)} has shape {shape} for {patches} patches, "
+            f"the model's output {name!r} has shape {shape} for {patches} patches, "
             "where one row a patch is due"
         )
     return np.ascontiguousarray(values.reshape(patches, -1), np.float32)

@@ -182,7 +182,7 @@ def test_outputs_that_are_no_arrays_are_left_out(
 
     assert _look(path, tmp_path / "made") == 0
 
-    assert "outputs      scores (2, 5)\n" in capsys.readouterr().out
+    assert "outputs      'scores (2, 5)'\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
