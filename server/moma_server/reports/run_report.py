@@ -18,9 +18,8 @@ from moma_server.federation.run.records import (
     RecordFile,
     RoundRecord,
     SiteState,
-    ending,
 )
-from moma_server.federation.run.state import StateFile, load_state
+from moma_server.federation.run.state import StateFile, ended, load_state
 from moma_server.state import budget_store, run_folder
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -143,7 +142,7 @@ def _facts(config: ServerConfig) -> RunFacts:
         config.federation,
         state,
         own,
-        ending(records, state.run),
+        ended(state, records),
         _budgets(config),
         _teacher_card(config),
     )

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ from moma_core.errors import CheckpointError, ConfigError
 from moma_core.federation.messages import RUN_PATTERN
 from moma_core.federation.run_state import RunState
 from moma_server.config.federation_plan import FederationPlan
-from moma_server.federation.run.records import RecordFile, ending, next_round
+from moma_server.federation.run.records import (
+    RecordFile,
+    RoundRecord,
+    ending,
+    next_round,
+)
 
 STATE_FILE = "state.json"
 _LONGEST_NAME = 35  # a run's id has 48 characters
@@ -32,8 +37,12 @@ class StateFile(Section):
     updated_at: float = Field(0.0, description="Seconds since 1970.")
 
 
-def read_status(folder: Path) -> dict[str, Any]:
+def read_status(folder: Path, zone: tzinfo | None = None) -> dict[str, Any]:
     """Returns the state of a coordinator and its run, from the files in its folder.
+
+    Args:
+        folder: Of the run.
+        zone: Time zone of what is said; None: this machine's.
 
     Raises:
         CheckpointError: There is no coordinator's state, or it is damaged.
@@ -43,7 +52,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} holds no coordinator's state")
     records = RecordFile(folder / "records.jsonl").read()
     rounds = [r for r in records if r.run == state.run and r.kind != "run"]
-    end = ending(records, state.run)
+    end = ended(state, records)
     return {
         "run": state.run,
         "mode": state.plan.mode,
@@ -54,18 +63,29 @@ def read_status(folder: Path) -> dict[str, Any]:
         "registered": state.registered,
         "online": state.online,
         "updated_at": state.updated_at,
-        "waiting": _waiting(state),
+        "waiting": _waiting(state, zone),
         "history": [
             {**record.model_dump(), "took_part": record.took_part} for record in rounds
         ],
     }
 
 
-def _waiting(state: StateFile) -> str | None:
+def ended(state: StateFile, records: list[RoundRecord]) -> RoundRecord | None:
+    """Returns the record that ended the state's run, or None while it goes on.
+
+    A run that has stopped goes on by a restart, and its record stays.
+    """
+    end = ending(records, state.run)
+    if end is None or end.outcome == "finished" or state.waiting is None:
+        return end
+    return end if state.waiting.phase == "stopped" else None
+
+
+def _waiting(state: StateFile, zone: tzinfo | None) -> str | None:
     """Returns what the run waited for when its coordinator last looked."""
     if state.waiting is None:
         return None
-    looked_at = datetime.fromtimestamp(state.updated_at).astimezone()
+    looked_at = datetime.fromtimestamp(state.updated_at, UTC).astimezone(zone)
     return state.waiting.sentence(looked_at)
 
 

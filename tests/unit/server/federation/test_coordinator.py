@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from moma_core.errors import CheckpointError, ConfigError, FederationError
 from moma_core.federation.messages import RUN_PATTERN
+from moma_core.federation.run_state import RunState
 from moma_core.pki.key_files import create_node_key
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.coordinator import Coordinator, CoordinatorSettings
@@ -105,6 +106,28 @@ def test_the_status_tells_the_run_from_its_files(tmp_path: Path) -> None:
     assert (status["run"], status["rounds"], status["completed"]) == ("r1", 3, 1)
     assert (status["finished"], status["outcome"]) == (False, None)
     assert [entry["took_part"] for entry in status["history"]] == [["site-a"]]
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome"), [("stopped", "stopped"), ("gathering", None), ("round", None)]
+)
+def test_a_run_that_has_stopped_goes_on_by_a_restart(
+    tmp_path: Path, phase: str, outcome: str | None
+) -> None:
+    leave_state(tmp_path, FederationPlan(rounds=3))
+    waiting = RunState.model_validate({"run": "run-1", "phase": phase})
+    path = tmp_path / "state" / "state.json"
+    state = StateFile.model_validate_json(path.read_text())
+    path.write_text(state.model_copy(update={"waiting": waiting}).model_dump_json())
+    end = RoundRecord(
+        kind="run", run="r1", round=1, outcome="stopped", started_at=1.0, seconds=2.0
+    )
+    RecordFile(tmp_path / "state" / "records.jsonl").append(end)
+
+    status = read_status(tmp_path / "state")
+
+    assert status["outcome"] == outcome
+    assert status["finished"] == (outcome is not None)
 
 
 def test_a_folder_without_a_state_has_no_status(tmp_path: Path) -> None:
