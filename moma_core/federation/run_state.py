@@ -142,6 +142,9 @@ class RunState(Section):
 
 
 def _moment(now: datetime, seconds: float) -> str:
-    """Returns the time in so many seconds, with its date where that is not today."""
+    """Returns the time in so many seconds, with its date where that is not today.
+
+    The zone stands with it: parties of one run may be in several.
+    """
     at = datetime.fromtimestamp(now.timestamp() + seconds, now.tzinfo)
-    return f"{at:%H:%M}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M}"
+    return f"{at:%H:%M %Z}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%M %Z}"

@@ -1,5 +1,6 @@
 """The state of a server as values, read from its files: it need not run."""
 
+from datetime import tzinfo
 from typing import Any
 
 from sqlalchemy import inspect
@@ -36,14 +37,21 @@ def server_status(config: ServerConfig) -> Row:
     return status
 
 
-def run_status(config: ServerConfig, section: CoordinatorSection) -> Row | None:
+def run_status(
+    config: ServerConfig, section: CoordinatorSection, zone: tzinfo | None = None
+) -> Row | None:
     """Returns what is known of a coordinator's run; None: it never ran.
+
+    Args:
+        config: Of the server.
+        section: Its coordinator's.
+        zone: Time zone of what is said; None: this machine's.
 
     Raises:
         CheckpointError: What is known is damaged.
     """
     folder = run_folder(config, section)
-    return None if load_state(folder) is None else read_status(folder)
+    return None if load_state(folder) is None else read_status(folder, zone)
 
 
 def relay_links(config: ServerConfig) -> dict[str, int]:

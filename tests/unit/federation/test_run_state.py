@@ -7,7 +7,7 @@ import pytest
 from moma_core.errors import FederationError
 from moma_core.federation.run_state import RunState
 
-HERE = timezone(timedelta(hours=2))
+HERE = timezone(timedelta(hours=2), "CEST")
 NOW = datetime(2026, 3, 14, 12, 15, tzinfo=HERE)
 
 
@@ -16,19 +16,19 @@ NOW = datetime(2026, 3, 14, 12, 15, tzinfo=HERE)
     [
         (
             {"phase": "gathering", "here": 1, "wanted": 2, "waited_seconds": 720},
-            "1 of 2 sites, waiting for 1 (since 12:03)",
+            "1 of 2 sites, waiting for 1 (since 12:03 CEST)",
         ),
         (
             {"phase": "gathering", "here": 0, "wanted": 2, "waited_seconds": 86_400},
-            "0 of 2 sites, waiting for 2 (since 2026-03-13 12:15)",
+            "0 of 2 sites, waiting for 2 (since 2026-03-13 12:15 CEST)",
         ),
         (
             {"phase": "gathering", "here": 2, "wanted": 2},
-            "2 of 2 sites, all are here (since 12:15)",
+            "2 of 2 sites, all are here (since 12:15 CEST)",
         ),
         (
             {"phase": "round", "round": 2, "rounds": 3, "here": 1, "wanted": 3},
-            "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15)",
+            "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15 CEST)",
         ),
         (
             {
@@ -40,10 +40,10 @@ NOW = datetime(2026, 3, 14, 12, 15, tzinfo=HERE)
                 "left_seconds": 3600,
                 "own": {"became": "refused", "may_return": True},
             },
-            "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15), until "
-            "13:15 at the latest; this site refused the round, its own log says why: "
-            "mended, it is asked again when it connects anew, as by a start; up to "
-            "three times a round",
+            "round 2 of 3: 1 of 3 sites are done, waiting for 2 (since 12:15 CEST), "
+            "until 13:15 CEST at the latest; this site refused the round, its own log "
+            "says why: mended, it is asked again when it connects anew, as by a start; "
+            "up to three times a round",
         ),
         (
             {
@@ -54,9 +54,9 @@ NOW = datetime(2026, 3, 14, 12, 15, tzinfo=HERE)
                 "wanted": 3,
                 "own": {"became": "failed", "may_return": False},
             },
-            "round 2 of 3: 2 of 3 sites are done, waiting for 1 (since 12:15); this "
-            "site failed the round, its own log says why: it is not asked again in "
-            "this round",
+            "round 2 of 3: 2 of 3 sites are done, waiting for 1 (since 12:15 CEST); "
+            "this site failed the round, its own log says why: it is not asked again "
+            "in this round",
         ),
         (
             {"phase": "over"},
