@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Literal
 
 Tone = Literal["", "good", "bad", "open"]
@@ -26,8 +27,10 @@ class Spark:
     label: str
 
     def line(self) -> str:
-        """Returns the corners of the line, as SVG's `polyline` takes them."""
-        shown = self.points[-_MOST_POINTS:]
+        """Returns the corners of the line, as SVG's `polyline` takes them; "": none."""
+        shown = self._finite()[-_MOST_POINTS:]
+        if not shown:
+            return ""
         across = _scaled([x for x, _ in shown], _EDGE, _WIDTH - _EDGE)
         upward = _scaled([y for _, y in shown], _HEIGHT - _EDGE, _EDGE)
         corners = zip(across, upward, strict=True)
@@ -35,12 +38,20 @@ class Spark:
 
     def text(self) -> str:
         """Returns the chart in words."""
-        values = [y for _, y in self.points]
-        return (
+        values = [y for _, y in self._finite()]
+        if not values:
+            return f"{self.label}: no finite value"
+        said = (
             f"{self.label}: {values[0]:.3g} at first, {values[-1]:.3g} now, "
             f"lowest {min(values):.3g}, highest {max(values):.3g}, "
             f"{len(values)} points"
         )
+        lost = len(self.points) - len(values)
+        return f"{said}, {lost} not finite" if lost else said
+
+    def _finite(self) -> list[tuple[float, float]]:
+        """Returns what can be drawn: a step whose loss is not finite is left out."""
+        return [(x, y) for x, y in self.points if isfinite(y)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,17 @@ Look = Callable[[], View]
 def short(text: str) -> str:
     """Returns a text that is not ours, cut to what a page can bear."""
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
+
+
+def listed(texts: Sequence[str], between: str = ", ") -> str:
+    """Returns as many of the texts as a page can bear, and how many more there are."""
+    shown: list[str] = []
+    for text in map(short, texts):
+        if shown and len(between.join((*shown, text))) > _LONGEST_TEXT:
+            break
+        shown.append(text)
+    more = len(texts) - len(shown)
+    return between.join(shown) + (f" and {more} more" if more else "")
 
 
 def moment(seconds: float) -> str:

@@ -16,6 +16,7 @@ from moma_core.dashboard.view import (
     ago,
     count,
     length,
+    listed,
     moment,
     short,
 )
@@ -71,19 +72,22 @@ def panels(
 
 def alerts(run: Run | None, samples: Samples, now: datetime) -> list[Alert]:
     """Returns what `deploy/prometheus` alerts of and one look can tell."""
-    if run is None or run["outcome"] is not None:
+    if run is None or run["outcome"] == "finished":
         return []
-    found = list(_silent(samples, now))
-    away = _away(run)
-    if away:
-        text = f"Registered sites are not connected: {short(', '.join(away))}."
-        found.append(Alert("MomaSitesOffline", "info", text))
     missed = sum(
         record["kind"] == "train"
         and record["outcome"] == "missed_quorum"
         and now.timestamp() - record["started_at"] < _DAY
         for record in run["history"]
     )
+    if run["outcome"] is not None:  # nothing more comes of sites that connect
+        text = "The run has stopped: a round missed its quorum at every try."
+        return [Alert("MomaRoundsFail", "warning", text)]
+    found = list(_silent(samples, now))
+    away = _away(run)
+    if away:
+        text = f"Registered sites are not connected: {listed(away)}."
+        found.append(Alert("MomaSitesOffline", "info", text))
     if missed > 1:
         text = f"{missed} rounds missed their quorum within a day."
         found.append(Alert("MomaRoundsFail", "warning", text))
@@ -103,17 +107,17 @@ def _away(run: Run) -> list[str]:
 
 
 def _facts(run: Run, links: Mapping[str, int] | None, now: datetime) -> list[Fact]:
-    state = run["outcome"] or "running"
+    state, goes_on = run["outcome"] or "running", run["outcome"] is None
     online, registered = len(run["online"]), len(run["registered"])
-    away = short(", ".join(_away(run)))
+    away = listed(_away(run))
     facts = [
         Fact("Run", short(run["run"])),
         Fact("Mode", run["mode"]),
         Fact("Rounds", f"{run['completed']} of {run['rounds']} completed"),
         Fact("State", state, "bad" if state == "stopped" else "good"),
-        Fact("Waiting for", run["waiting"] or "nobody"),
+        Fact("Waiting for" if goes_on else "What next", run["waiting"] or "nobody"),
         Fact("Connected", f"{online} of {registered} sites"),
-        Fact("Not connected", away or "nobody", "open" if away else ""),
+        Fact("Not connected", away or "nobody", "open" if away and goes_on else ""),
         Fact("Looked at", ago(run["updated_at"], now)),
     ]
     if links is not None:
@@ -125,6 +129,7 @@ def _facts(run: Run, links: Mapping[str, int] | None, now: datetime) -> list[Fac
 def _sites(run: Run, samples: Samples, now: datetime) -> Table:
     rounds = [record for record in run["history"] if record["kind"] == "train"]
     names = sorted({*run["registered"], *(s for r in rounds for s in r["sites"])})
+    not_here: Tone = "open" if run["outcome"] is None else ""
     rows = []
     for name in names:
         entries = [r["sites"][name] for r in rounds if name in r["sites"]]
@@ -138,7 +143,7 @@ def _sites(run: Run, samples: Samples, now: datetime) -> Table:
                 Cell(short(name)),
                 Cell(
                     "connected" if is_online else "not connected",
-                    "good" if is_online else "open",
+                    "good" if is_online else not_here,
                 ),
                 Cell(state.replace("_", " "), _TONES.get(state, "")),
                 Cell(f"{took_part} of {len(entries)}"),
@@ -173,7 +178,7 @@ def _rounds(history: Sequence[Mapping[str, Any]]) -> Table:
                 ),
                 Cell(moment(record["started_at"])),
                 Cell(length(record["seconds"]), ""),
-                Cell(short(", ".join(record["took_part"])) or "nobody"),
+                Cell(_present(record)),
                 Cell(_missing(record["sites"])),
             )
         )
@@ -189,6 +194,13 @@ def _rounds(history: Sequence[Mapping[str, Any]]) -> Table:
     return Table("round-table", caption, columns, rows, "No round has ended yet.")
 
 
+def _present(record: Mapping[str, Any]) -> str:
+    """Returns how many took part of those who were asked, and who."""
+    names = record["took_part"]
+    counts = f"{len(names)} of {len(record['sites'])}"
+    return f"{counts}: {listed(names)}" if names else counts
+
+
 def _missing(sites: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns who did not take part, and why, as the record has it."""
     said = []
@@ -196,7 +208,7 @@ def _missing(sites: Mapping[str, Mapping[str, Any]]) -> str:
         if entry["state"] != "took_part":
             reason = f": {entry['reason']}" if entry["reason"] else ""
             said.append(f"{name} ({entry['state']}{reason})")
-    return short("; ".join(said)) or "nobody"
+    return listed(said, "; ") or "nobody"
 
 
 def _figures(history: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,7 +1,7 @@
 """The dashboard of a server: the panels of its roles, and their alerts."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from moma_core.dashboard.certificates import certificate_alerts, certificate_panel
 from moma_core.dashboard.view import Alert, Panel, View
@@ -48,7 +48,7 @@ Part = tuple[list[Panel], list[Alert]]
 def _parts(config: ServerConfig, samples: Samples, now: datetime) -> Iterator[Part]:
     if config.coordinator is not None:
         try:
-            run = run_status(config, config.coordinator)
+            run = run_status(config, config.coordinator, UTC)
             links = None
             if config.coordinator.relay is not None:
                 links = relay_links(config)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from moma_core.dashboard.view import Spark, ago, length, moment, short
+from moma_core.dashboard.view import Spark, ago, length, listed, moment, short
 from tests.support.machine.dashboards import view
 
 _NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -29,6 +29,15 @@ def test_a_long_run_is_drawn_by_its_newest_part() -> None:
     assert len(chart.line().split()) == 200
 
 
+def test_a_loss_that_is_not_finite_is_left_out_and_counted() -> None:
+    chart = Spark([(1, 1.0), (2, float("nan")), (3, 3.0)], "loss")
+
+    assert chart.line() == "3.0,33.0 157.0,3.0"
+    assert chart.text().endswith("highest 3, 2 points, 1 not finite")
+    none = Spark([(1, float("inf"))], "loss")
+    assert (none.line(), none.text()) == ("", "loss: no finite value")
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(-5, "0 s"), (61, "61 s"), (600, "10 min"), (7200, "2 h"), (200_000, "2 days")],
@@ -45,6 +54,17 @@ def test_a_time_is_said_with_its_age() -> None:
 def test_a_huge_name_is_cut() -> None:
     assert len(short("x" * 100_000)) == 200
     assert short("site-a") == "site-a"
+
+
+def test_many_names_are_cut_between_two_and_the_others_counted() -> None:
+    names = [f"a-hospital-with-a-long-name-{number}" for number in range(30)]
+
+    said = listed(names)
+
+    assert listed(names[:2]) == f"{names[0]}, {names[1]}"
+    assert said == f"{', '.join(names[:6])} and 24 more"
+    assert listed(["x" * 500, "y"]).endswith("… and 1 more")
+    assert listed([]) == ""
 
 
 def test_no_alert_is_said_too() -> None:

@@ -13,6 +13,7 @@ from moma_server.config.server import ServerConfig
 from moma_server.dashboard.view import server_view
 from moma_server.federation.run.metrics import RoundMetrics
 from moma_server.federation.run.records import RecordFile
+from moma_server.federation.run.state import STATE_FILE
 from moma_server.metrics.metrics import FederationMetrics
 from moma_server.state import run_folder
 from moma_server.status import server_status
@@ -51,7 +52,7 @@ def test_the_run_and_who_is_waited_for_since_when(config: ServerConfig) -> None:
     assert facts["Run"] == RUN
     assert facts["Rounds"] == "4 of 10 completed"
     assert facts["State"] == "running"
-    assert facts["Waiting for"].startswith("1 of 2 sites, waiting for 1 (since ")
+    assert facts["Waiting for"] == "1 of 2 sites, waiting for 1 (since 12:00 UTC)"
     assert facts["Not connected"] == "b-b"
 
 
@@ -105,6 +106,61 @@ def test_alerts_have_the_names_of_prometheus(config: ServerConfig) -> None:
         ("warning", "MomaSiteSilent"),
         ("info", "MomaSitesOffline"),
     ]
+
+
+def ended_run(config: ServerConfig, outcome: str, phase: str) -> None:
+    """Writes the end of the run as a coordinator does that still looks."""
+    assert config.coordinator is not None
+    folder = run_folder(config, config.coordinator)
+    records = RecordFile(folder / "records.jsonl")
+    values = {"kind": "run", "outcome": outcome, "sites": {}}
+    records.append(records.read()[-1].model_copy(update=values))
+    path = folder / STATE_FILE
+    state = json.loads(path.read_text())
+    state["waiting"] |= {"phase": phase}
+    path.write_text(json.dumps(state))
+
+
+def test_a_run_that_has_stopped_is_an_alert_whatever_the_day(
+    config: ServerConfig,
+) -> None:
+    ended_run(config, "stopped", "stopped")
+    later = datetime.fromtimestamp(NOW.timestamp() + 90_000, UTC)
+
+    view = server_view(config, registry_of(config), later)
+
+    assert [(a.severity, a.name) for a in view.alerts] == [
+        ("warning", "MomaRoundsFail")
+    ]
+    facts = {fact.label: fact for fact in panel(view, "run").facts}
+    assert (facts["State"].value, facts["State"].tone) == ("stopped", "bad")
+    assert "goes on with it by a restart" in facts["What next"].value
+
+
+def test_nobody_is_missed_once_a_run_is_over(config: ServerConfig) -> None:
+    ended_run(config, "finished", "over")
+
+    view = server_view(config, registry_of(config), NOW)
+
+    facts = {fact.label: fact for fact in panel(view, "run").facts}
+    assert view.alerts == []
+    assert (facts["Not connected"].value, facts["Not connected"].tone) == ("b-b", "")
+    (sites,) = panel(view, "sites").tables
+    assert [row[1].tone for row in sites.rows] == ["good", ""]
+
+
+def test_of_thirty_sites_the_page_says_how_many_and_names_some(tmp_path: Path) -> None:
+    names = [f"hospital-with-a-long-name-{number:02d}" for number in range(30)]
+    config = coordinator_folder(tmp_path / "c", now=NOW.timestamp(), sites=names)
+
+    view = server_view(config, registry_of(config), NOW)
+
+    (rounds,) = panel(view, "rounds").tables
+    first = texts(rounds.rows[0])
+    assert first[4].startswith("30 of 30: hospital-with-a-long-name-00, ")
+    assert first[4].endswith(" more")
+    (alert,) = view.alerts
+    assert alert.text.endswith(" more.")
 
 
 def test_a_server_that_never_ran_says_so(config: ServerConfig) -> None:
