@@ -18,12 +18,17 @@ from moma_core.metrics_http.server import is_ours
 from moma_core.network.address import network_of
 from moma_core.policy.token_bucket import TokenBucket
 
+FRAGMENT = "/fragment"
+"""Where an open page's script fetches what has changed."""
+
 TRIES_PER_MINUTE = 10
 """Wrong tokens of one address, after which it is not even listened to."""
 
 _ALL_OVER_ONE = 10
 _MOST_ADDRESSES = 4096
 _CHALLENGE = 'Basic realm="MoMA dashboard, any user name", charset="UTF-8"'
+_CHALLENGE_OF_SCRIPT = "Bearer"
+"""For what the page's script fetches: a browser opens no window for it each time."""
 
 Clock = Callable[[], float]
 
@@ -58,7 +63,7 @@ class Guard:
             return None
         given = request.headers.get("authorization", "")
         if not given:  # a browser asks so first, to learn what is wanted
-            return Response(status_code=401, headers={"www-authenticate": _CHALLENGE})
+            return _unknown(request)
         address = network_of(request.client.host if request.client else "") or ""
         wait = self._tries.wait(address)
         if wait == 0 and self._token.fits(_as_bearer(given)):
@@ -68,7 +73,13 @@ class Guard:
         if wait > 0:
             retry = {"retry-after": str(int(wait) + 1)}
             return Response(status_code=429, headers=retry)
-        return Response(status_code=401, headers={"www-authenticate": _CHALLENGE})
+        return _unknown(request)
+
+
+def _unknown(request: Request) -> Response:
+    is_script = request.scope["path"] == FRAGMENT
+    challenge = _CHALLENGE_OF_SCRIPT if is_script else _CHALLENGE
+    return Response(status_code=401, headers={"www-authenticate": challenge})
 
 
 class _Tries:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from moma_core.dashboard.config import DashboardSection
-from moma_core.dashboard.guard import Clock, Guard
+from moma_core.dashboard.guard import FRAGMENT, Clock, Guard
 from moma_core.dashboard.view import Look, View
 from moma_core.metrics_http.bounded_server import BoundedServer
 from moma_core.report_page.page import strict_environment
@@ -85,7 +85,7 @@ class DashboardServer(BoundedServer):
         if path in self._files:
             content, content_type = self._files[path]
             return Response(content, headers={"content-type": content_type})
-        if path in ("/", "/fragment"):
+        if path in ("/", FRAGMENT):
             return Response(self._pages.made(path), media_type="text/html")
         return Response(status_code=404)
 
@@ -99,7 +99,7 @@ class _Pages:
         environment = strict_environment(_HERE / "templates")
         self._templates = {
             "/": environment.get_template("page.html"),
-            "/fragment": environment.get_template("fragment.html"),
+            FRAGMENT: environment.get_template("fragment.html"),
         }
         self._view: View | None = None
         self._made_at = 0.0

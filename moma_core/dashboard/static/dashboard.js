@@ -7,6 +7,7 @@
   const spoken = document.getElementById("spoken");
   const pause = document.getElementById("pause");
   let isPaused = false;
+  let timer = 0;
 
   // The element with the focus is named by its id, and where the table was scrolled to.
   function keepPlace(change) {
@@ -22,6 +23,18 @@
     if (again && again !== document.activeElement) again.focus({ preventScroll: true });
   }
 
+  // Parts come with the run, and go: each one that is there can be reached.
+  function link() {
+    const links = [...document.querySelectorAll("main section")].map((part) => {
+      const item = document.createElement("li");
+      const to = item.appendChild(document.createElement("a"));
+      [to.href, to.id] = [`#${part.id}`, `to-${part.id}`];
+      to.textContent = part.querySelector("h2").textContent;
+      return item;
+    });
+    document.querySelector("nav ul").replaceChildren(...links);
+  }
+
   function renew(text) {
     const fresh = new DOMParser().parseFromString(text, "text/html").body;
     const main = document.getElementById("content");
@@ -30,6 +43,7 @@
     keepPlace(() => {
       if (ids(fresh) !== ids(main)) {
         main.replaceChildren(...fresh.children);
+        link();
         return;
       }
       for (const part of [...fresh.children]) {
@@ -43,23 +57,38 @@
 
   function say(text, isBad) {
     if (state.textContent === text) return;
+    if (isBad) spoken.textContent = text;
+    else if (state.className === "bad") spoken.textContent = `The program answers. ${text}`;
     state.textContent = text;
     state.className = isBad ? "bad" : "";
-    if (isBad) spoken.textContent = text;
+  }
+
+  function sayOld(why) {
+    const made = document.querySelector("#made time").textContent;
+    say(`${why}: what is shown is of ${made}.`, true);
   }
 
   async function ask() {
     if (!isPaused && !document.hidden) {
       try {
         const answer = await fetch("fragment", { signal: AbortSignal.timeout(10000) });
+        if (answer.status === 401) { // another token; asking on would shut this address out
+          sayOld("The token is another one now, load the page again");
+          return;
+        }
         if (!answer.ok) throw new Error(String(answer.status));
         renew(await answer.text());
         if (!isPaused) say(`Renewed every ${seconds} seconds.`, false);
       } catch {
-        say("The program does not answer: what is shown is old.", true);
+        if (!isPaused) sayOld("The program does not answer");
       }
     }
-    setTimeout(ask, seconds * 1000);
+    later();
+  }
+
+  function later() {
+    clearTimeout(timer);
+    timer = setTimeout(ask, seconds * 1000);
   }
 
   pause.hidden = false;
@@ -67,6 +96,8 @@
     isPaused = !isPaused;
     pause.textContent = isPaused ? "Go on" : "Pause";
     say(isPaused ? "Paused: nothing is renewed." : `Renewed every ${seconds} seconds.`, false);
+    if (!isPaused) ask();
   });
-  setTimeout(ask, seconds * 1000);
+  document.addEventListener("visibilitychange", ask); // who comes back sees no old page
+  later();
 })();

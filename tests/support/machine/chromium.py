@@ -96,8 +96,8 @@ class Tab:
         wait_for(lambda: self.run("document.readyState") == "complete", _START_SECONDS)
 
     def press(self, key: str) -> None:
-        """Presses a key of the keyboard, such as Tab or Enter."""
-        code = {"Tab": 9, "Enter": 13}[key]
+        """Presses a key of the keyboard: Tab, Enter or ArrowRight."""
+        code = {"Tab": 9, "Enter": 13, "ArrowRight": 39}[key]
         text = {"text": "\r"} if key == "Enter" else {}
         same = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **same, **text)
