@@ -182,11 +182,15 @@ constraints: install
 	    --unsafe-package pip --unsafe-package setuptools \
 	    --unsafe-package moma-service -o constraints.txt pyproject.toml
 
-# What the images install: each file by its hashes.
+# What the images install: each file by its hashes. With TORCH_INDEX=https://..., the index
+# that has torch's CPU build, for the CPU variant too.
 lock: install
-	$(BIN)/python deploy/docker/make_lock.py
+	$(BIN)/python deploy/docker/make_lock.py $(TORCH_INDEX)
 
-# A quarter of an hour and 30 GB of disk, as root: the images are built and run.
+# A quarter of an hour and 30 GB of disk, as root: the images are built and run. The CPU
+# variant, after `make lock` with the same: make image-check VARIANT=cpu TORCH_INDEX=https://...
+image-check: export VARIANT ?= cuda
+image-check: export TORCH_INDEX ?=
 image-check: install
 	@command -v buildah mmdebstrap >/dev/null || { echo "needs buildah and mmdebstrap: apt-get install buildah mmdebstrap" >&2; exit 1; }
 	$(BIN)/python -m pytest -m slow -s tests/e2e/test_images.py

@@ -1,9 +1,12 @@
 """The container files, as far as they can be held to account without an engine."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,42 @@ def test_every_requirement_of_a_lock_has_its_version_and_hashes(name: str) -> No
     assert parts
     assert [one for one in parts if "--hash=sha256:" not in one] == []
     assert [one for one in parts if not _PINNED.match(one)] == []
+
+
+def test_the_cpu_build_of_torch_is_locked_by_what_an_index_has(tmp_path: Path) -> None:
+    make_lock = runpy.run_path(str(_DOCKER / "make_lock.py"))
+    locked = (_DOCKER / "requirements" / "cuda.txt").read_text("utf-8")
+    cuda = re.split(r"^(?=\S)", locked, flags=re.MULTILINE)
+    torch = dict(_PINNED.findall(locked))
+    digests = {
+        name: _wheel(tmp_path / name, name, f"{torch[name]}+cpu")
+        for name in ("torch", "torchvision")
+    }
+
+    lock = make_lock["cpu_lock"](cuda, tmp_path.as_uri())
+
+    assert "".join(lock).replace(" \\\n    ", " ").splitlines() == [
+        f"{name}=={torch[name]}+cpu --hash=sha256:{digests[name]}"
+        for name in ("torch", "torchvision")
+    ]
+
+
+def _wheel(folder: Path, name: str, version: str) -> str:
+    """Puts an empty wheel into a package index, and returns its digest."""
+    folder.mkdir()
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    about = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(
+            f"{about}/METADATA",
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        )
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    digest = sha256(path.read_bytes()).hexdigest()
+    link = f'<a href="{path.name}#sha256={digest}">{path.name}</a>'
+    (folder / "index.html").write_text(link)
+    return digest
 
 
 def test_the_images_have_the_versions_that_the_tests_ran_with() -> None:
