@@ -1,8 +1,10 @@
-"""The server's image, which the client's is but for its command, built and run as root.
+"""The images of server and client, of one variant, built and run as root.
 
 A quarter of an hour on a machine that does nothing else, and 30 GB below build/images.
+Both stand on one stage, which is built once.
 
 make image-check
+make image-check VARIANT=cpu TORCH_INDEX=https://...
 
 No image registry is asked: the base is made of Debian's packages, and the wheels are
 fetched beforehand, each with its hash in the lock. Programs run as in a container: not
@@ -31,21 +33,36 @@ _BUILD = _PROJECT / "build" / "images"
 _PACKAGES = "python3,python3-venv,ca-certificates,libgomp1"
 _USER = "10001:10001"
 _KEY = "ed25519:" + "0" * 64
+_VARIANT = os.environ.get("VARIANT", "cuda")
+_TORCH_INDEX = os.environ.get("TORCH_INDEX")
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """A built image as a folder.
+class Target:
+    """What one image says beside its files.
 
     Args:
-        root: Its root file system.
-        config: What its Dockerfile says beside files.
+        config: User, entry point, environment.
         health_check: What looks whether it serves.
     """
 
-    root: Path
     config: dict[str, object]
     health_check: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The built images: one folder, since they differ by no file.
+
+    Args:
+        root: Their root file system.
+        server: The server's own.
+        client: The client's own.
+    """
+
+    root: Path
+    server: Target
+    client: Target
 
     def run(self, *words: str, state: Path) -> subprocess.CompletedProcess[str]:
         """Runs a program of the image as its user, its root read-only."""
@@ -79,7 +96,7 @@ class Image:
         )
 
     def _environment(self) -> list[str]:
-        told = self.config["Env"]
+        told = self.server.config["Env"]
         assert isinstance(told, list)
         return [str(one) for one in told]
 
@@ -98,7 +115,7 @@ def _buildah(*words: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[Image]:
+def images() -> Iterator[Images]:
     if os.geteuid() != 0:
         pytest.skip("makes and mounts file systems: needs root")
     mmdebstrap = _program("mmdebstrap")
@@ -114,35 +131,54 @@ def image() -> Iterator[Image]:
     _buildah("add", "--quiet", container, base, "/")
     _buildah("commit", "--quiet", "--rm", container, "localhost/python")
     base.unlink()
-    _step(started, "buildah bud")
-    _buildah(
-        *("bud", "--quiet", "--isolation", "chroot", "--layers=false"),
-        *("--format", "docker"),  # OCI's own has no health check
+    _step(started, f"buildah bud, {_VARIANT}")
+    _bud(
+        "runtime",
         *("--build-arg", "BASE=localhost/python"),
+        *("--build-arg", f"VARIANT={_VARIANT}"),
         *("--build-arg", "PIP_ARGS=--no-index --find-links=/wheels"),
-        *("--volume", f"{wheels}:/wheels:ro", "--target", "server"),
-        *("--file", _DOCKER / "Dockerfile", "--tag", "localhost/moma", _PROJECT),
+        *("--volume", f"{wheels}:/wheels:ro"),
     )
     shutil.rmtree(wheels)
-    told = json.loads(_buildah("inspect", "--type", "image", "localhost/moma"))
-    container = _buildah("from", "localhost/moma")
+    server, client = _target("server"), _target("client")
+    container = _buildah("from", "localhost/runtime")
     root = Path(_buildah("mount", container))
-    _step(started, f"{_bytes(root) / 1e9:.2f} GB, of which torch and CUDA are most")
+    _step(started, f"{_bytes(root) / 1e9:.2f} GB, of which torch is most")
     try:
-        health_check = told["Docker"]["config"]["Healthcheck"]["Test"]
-        yield Image(root, told["OCIv1"]["config"], health_check)
+        yield Images(root, server, client)
     finally:
         _buildah("umount", container)
         shutil.rmtree(_BUILD, ignore_errors=True)
 
 
+def _bud(target: str, *words: str) -> None:
+    """Builds a stage of the Dockerfile, and tags it by the stage's name."""
+    _buildah(
+        *("bud", "--quiet", "--isolation", "chroot", "--layers=false"),
+        *("--format", "docker"),  # OCI's own has no health check
+        *(*words, "--target", target, "--tag", f"localhost/{target}"),
+        *("--file", _DOCKER / "Dockerfile", _PROJECT),
+    )
+
+
+def _target(name: str) -> Target:
+    """Builds an image on the stage that is there, and returns what it says."""
+    stage = "runtime=container-image://localhost/runtime"
+    _bud(name, "--build-context", stage)
+    told = json.loads(_buildah("inspect", "--type", "image", f"localhost/{name}"))
+    _buildah("rmi", f"localhost/{name}")  # its files are the stage's
+    health_check = told["Docker"]["config"]["Healthcheck"]["Test"]
+    return Target(told["OCIv1"]["config"], health_check)
+
+
 def _wheels() -> Path:
     folder = _BUILD / "wheels"
     folder.mkdir(parents=True)
-    for name in ("build", "base", "cuda"):
+    for name in ("build", "base", _VARIANT):
         lock = _DOCKER / "requirements" / f"{name}.txt"
+        index = ("--index-url", _TORCH_INDEX) if name == "cpu" and _TORCH_INDEX else ()
         _run(
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *index),
             *("--require-hashes", "--requirement", lock, "--dest", folder),
         )
     return folder
@@ -181,15 +217,15 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_the_programs_start_without_root_in_a_read_only_root(
-    image: Image, state: Path
+    images: Images, state: Path
 ) -> None:
-    server = image.run(
+    server = images.run(
         "touch /written; id -u; "
         "moma-server init server --roles coordinator && "
         "moma-server --config server/server.yaml --check",
         state=state,
     )
-    client = image.run(
+    client = images.run(
         f"moma-client init site --name site-a --teacher-key {_KEY} && "
         "moma-client --site site/config.yaml --check",
         state=state,
@@ -199,11 +235,11 @@ def test_the_programs_start_without_root_in_a_read_only_root(
     assert server.stdout.splitlines()[0] == "10001"
     assert (server.returncode, client.returncode) == (0, 0), server.stderr
     assert (state / "server" / "ca.key").stat().st_uid == 10001
-    assert not (image.root / "written").exists()
+    assert not (images.root / "written").exists()
 
 
-def test_a_coordinator_serves_and_is_healthy(image: Image, state: Path) -> None:
-    served = image.run(
+def test_a_coordinator_serves_and_is_healthy(images: Images, state: Path) -> None:
+    served = images.run(
         "moma-server init server --roles coordinator > /dev/null; "
         "moma-server --config server/server.yaml & "
         "for n in $(seq 120); do healthy && break; sleep 1; done; "
@@ -214,22 +250,30 @@ def test_a_coordinator_serves_and_is_healthy(image: Image, state: Path) -> None:
     assert served.stdout.splitlines()[-2:] == ["healthy 0", "ended 0"], served.stderr
 
 
-def test_torch_and_the_models_load(image: Image, state: Path) -> None:
-    loaded = image.run(
-        'python -c "import torch, torchvision, timm, flwr, psycopg; print(1)"',
+def test_torch_of_the_variant_and_the_models_load(images: Images, state: Path) -> None:
+    loaded = images.run(
+        'python -c "import torch, torchvision, timm, flwr, psycopg; '
+        'print(torch.version.cuda is not None)"',
         state=state,
     )
 
-    assert (loaded.stdout, loaded.returncode) == ("1\n", 0), loaded.stderr
+    said = f"{_VARIANT == 'cuda'}\n"
+    assert (loaded.stdout, loaded.returncode) == (said, 0), loaded.stderr
 
 
-def test_the_image_says_what_is_in_it_and_how_it_is_run(image: Image) -> None:
-    bill = json.loads((image.root / "opt/moma/sbom.cdx.json").read_text())
+def test_the_images_say_what_is_in_them(images: Images) -> None:
+    bill = json.loads((images.root / "opt/moma/sbom.cdx.json").read_text())
     parts = {part["name"] for part in bill["components"]}
 
     assert bill["bomFormat"] == "CycloneDX"
     assert {"torch", "flwr", "cryptography", "moma-service"} <= parts
-    assert image.config["User"] == _USER
-    assert image.config["Entrypoint"] == ["moma-server"]
-    assert image.health_check == ["CMD", "healthy"]
-    assert not (image.root / "opt/moma/bin/pip").exists()
+    assert not (images.root / "opt/moma/bin/pip").exists()
+
+
+def test_each_image_says_how_it_is_run(images: Images) -> None:
+    named = {"moma-server": images.server, "moma-client": images.client}
+
+    for program, target in named.items():
+        assert target.config["User"] == _USER
+        assert target.config["Entrypoint"] == [program]
+        assert target.health_check == ["CMD", "healthy"]
