@@ -1,7 +1,8 @@
 """Dashboards without a program behind them, and requests to them."""
 
+import re
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from moma_core.dashboard.view import Alert, Panel, View
 from moma_core.runtime.files import write_private
 
 TOKEN = b"0123456789abcdef0123456789abcdef"
+_WORD = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z][A-Za-z0-9_.-]*|\d+\.\d+")
+_BROKEN = re.compile(r"\d+\.\d+")
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -24,6 +27,26 @@ def all_texts(view: View) -> Iterator[str]:
         for table in panel.tables:
             for row in table.rows:
                 yield from (cell.text for cell in row)
+
+
+def unknown_words(shown: Iterable[str], known: str, own: Collection[str]) -> list[str]:
+    """Returns the words and broken numbers that are shown and not known.
+
+    Args:
+        shown: Texts of a dashboard.
+        known: What the program's metrics and status say.
+        own: Words of the page's own sentences; no value of anybody.
+    """
+    words = {word.strip(".-") for word in _WORD.findall(known)} | set(own)
+    numbers = [float(number) for number in _BROKEN.findall(known)]
+
+    def is_known(word: str) -> bool:
+        if _BROKEN.fullmatch(word):
+            return any(abs(float(word) - number) < 6e-4 for number in numbers)
+        return word.strip(".-") in words
+
+    every = (word for text in shown for word in _WORD.findall(text))
+    return sorted({word for word in every if not is_known(word)})
 
 
 def with_token(folder: Path) -> DashboardSection:

@@ -1,10 +1,12 @@
 """What a teacher's dashboard shows of budgets, denials and its log."""
 
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from moma_core.dashboard.view import Panel, View
 from moma_core.end_to_end.signatures import SigningKey
@@ -16,6 +18,7 @@ from moma_server.dashboard.view import server_view
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.state import open_ledger
 from moma_server.status import server_status
+from tests.support.machine.dashboards import all_texts, unknown_words
 from tests.support.teacher.audit_log import ask, query
 
 _EVIL = "<img src=x>"
@@ -179,6 +182,36 @@ def test_a_database_that_does_not_answer_is_a_sentence(
     view = shown(config.model_copy(update={"teacher": gone}), metrics)
 
     assert "does not answer" in panel(view, "audit").note
+
+
+# of the page's own sentences; no value of anybody
+_OWN = frozenset(
+    re.findall(
+        r"\S+",
+        "none not known measured serving yet nobody never ago UTC s min h days renews "
+        "it there is moma-server audit verify --config server.yaml verified on",
+    )
+)
+
+
+def test_it_shows_nothing_that_metrics_and_status_do_not(
+    path: Path, config: ServerConfig, metrics: Own
+) -> None:
+    config.state_dir.joinpath("approved.json").write_text('{"canary-pin": "x"}')
+    assert main(["audit", "verify", "--config", str(path)]) == 0
+    own = metrics.teacher
+    own.budget.labels("site-a", "teacher-a").set(1000)
+    own.budget_remaining.labels("site-a", "teacher-a").set(0.05)
+    own.requests.labels("site-a", "teacher-a", "answered").inc(12)
+    own.denied.labels("site-a", "teacher-a", "budget").inc(3)
+    own.inflight.set(2)
+    known = json.dumps(server_status(config))
+    known += generate_latest(metrics.registry).decode()
+
+    texts_shown = list(all_texts(shown(config, metrics)))
+
+    assert unknown_words(texts_shown, known, _OWN) == []
+    assert "canary" not in " ".join(texts_shown)
 
 
 def test_an_entry_of_a_strange_site_stays_text(
