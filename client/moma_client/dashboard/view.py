@@ -95,16 +95,12 @@ def _run_panel(config: SiteConfig, run: RunFolder | None, samples: Samples) -> P
             Fact(
                 "Mean time of a step", f"{seconds / steps:.3f} s" if steps else "none"
             ),
-            Fact("Waited for teachers", _wait_text(waited, seconds)),
+            Fact("Time of all steps", length(seconds)),
+            Fact("Waited for teachers, in steps and before", length(waited)),
             Fact("From the teacher cache", _cache_text(kept, asked)),
         ),
         note="Times and counts are of this program since it was started.",
     )
-
-
-def _wait_text(waited: float, seconds: float) -> str:
-    share = f", {percent(min(1.0, waited / seconds))} of all steps" if seconds else ""
-    return f"{length(waited)}{share}"
 
 
 def _cache_text(kept: float, asked: float) -> str:

@@ -99,18 +99,19 @@ def test_figures_have_their_interval_and_number(
     assert intervals["ce", "validation", "accuracy"] == f"{low:.3f} to {high:.3f}"
 
 
-def test_wait_share_and_cache_are_of_this_program(
+def test_wait_and_cache_are_of_this_program(
     reported: SiteConfig, metrics: ClientMetrics
 ) -> None:
     metrics.step_seconds.labels(phase="step").observe(4.0)
-    metrics.teacher_wait_seconds.inc(1.0)
+    metrics.teacher_wait_seconds.inc(6.0)  # a cache is filled before the steps
     metrics.patches.labels(source="bank").inc(30)
     metrics.patches.labels(source="teacher").inc(10)
 
     facts = panel(site_view(reported, metrics.registry, NOW), "run").facts
 
     said = {fact.label: fact.value.replace("\N{NO-BREAK SPACE}", " ") for fact in facts}
-    assert said["Waited for teachers"] == "1 s, 25 % of all steps"
+    assert said["Time of all steps"] == "4 s"
+    assert said["Waited for teachers, in steps and before"] == "6 s"
     assert said["From the teacher cache"] == "30 of 40 patches (75 %)"
     assert said["Rounds reported"] == "3"
     assert said["State"] == "finished"
