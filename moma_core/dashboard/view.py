@@ -10,6 +10,7 @@ Tone = Literal["", "good", "bad", "open"]
 Severity = Literal["critical", "warning", "info"]
 
 _LONGEST_TEXT = 200
+_CLOCK_SECONDS = 60.0  # that clocks may differ by
 _WIDTH, _HEIGHT, _EDGE = 160, 36, 3
 _MOST_POINTS = 200
 
@@ -208,7 +209,10 @@ def ago(seconds: float, now: datetime) -> str:
     """Returns a time that is past and how long ago it was; seconds since 1970."""
     if seconds <= 0:
         return "never"
-    return f"{moment(seconds)} ({length(now.timestamp() - seconds)} ago)"
+    age = now.timestamp() - seconds
+    if age < -_CLOCK_SECONDS:
+        return f"{moment(seconds)} (in the future: a clock was wrong)"
+    return f"{moment(seconds)} ({length(age)} ago)"
 
 
 def count(value: float) -> str:

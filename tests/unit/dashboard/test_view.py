@@ -48,7 +48,14 @@ def test_a_length_of_time_is_said_in_one_unit(seconds: float, said: str) -> None
 
 def test_a_time_is_said_with_its_age() -> None:
     assert ago(_NOW.timestamp() - 120, _NOW) == "2026-03-01 11:58 UTC (2 min ago)"
+    assert ago(_NOW.timestamp() + 5, _NOW) == "2026-03-01 12:00 UTC (0 s ago)"
     assert (ago(0, _NOW), moment(0)) == ("never", "not known")
+
+
+def test_a_time_that_is_to_come_tells_of_a_wrong_clock() -> None:
+    said = ago(_NOW.timestamp() + 3600, _NOW)
+
+    assert said == "2026-03-01 13:00 UTC (in the future: a clock was wrong)"
 
 
 def test_a_huge_name_is_cut() -> None:
