@@ -11,6 +11,7 @@ from moma_core.pki.key_files import (
     create_node_key,
     ensure_key,
     load_node_key,
+    load_or_create_secret,
     open_key,
     read_passphrase,
     sealed_key,
@@ -63,6 +64,16 @@ def test_a_key_that_others_can_read_or_write_is_refused(
 
     with pytest.raises(CertificateError, match=f"mode {mode:04o}, so others can"):
         open_key(path)
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "request.key"
+    made = load_or_create_secret(path)
+    assert load_or_create_secret(path) == made
+    path.chmod(0o644)
+
+    with pytest.raises(CertificateError, match="mode 0644, so others can read it"):
+        load_or_create_secret(path)
 
 
 @pytest.mark.parametrize(
