@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.errors import DataError
+from moma_core.runtime.array_faults import ARRAY_FAULTS
 from moma_core.runtime.files import write_private
 
 MOST_VIEWS = 64
@@ -85,7 +86,7 @@ class ViewMask:
         """
         try:
             masks = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, *ARRAY_FAULTS) as error:
             raise DataError(f"cannot read the mask of views {path}: {error}") from None
         if masks.dtype != np.uint64 or masks.ndim != 1:
             raise DataError(f"{path} is no mask of views")

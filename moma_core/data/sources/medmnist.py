@@ -6,10 +6,7 @@ Source: Yang et al., MedMNIST v2, Sci Data 10:41 (2023).
 import math
 import os
 import shutil
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from moma_core.data.images import check_size
 from moma_core.data.inventory import Inventory, PassedOver, printable
 from moma_core.data.patch import SPLITS, UNKNOWN_PATIENT, Patch, PatchIndex
 from moma_core.errors import DataError
+from moma_core.runtime.array_faults import ARRAY_FAULTS
 
 KNOWN_CLASS_NAMES = {
     "pathmnist": ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM"),
@@ -31,22 +29,6 @@ DEFAULT_MEMORY_LIMIT_BYTES = 2 * 1024**3
 
 _SPLIT_KEYS = ("train", "val", "test")  # in the order of SPLITS
 _WHAT = ("images", "labels")
-
-# What zipfile, zlib and numpy raise for bytes that are not what they should be.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    tokenize.TokenError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,  # encrypted; NotImplementedError is another compression
-)
 
 
 class MedmnistSource:
@@ -87,7 +69,7 @@ class MedmnistSource:
                 passed_over = members.passed_over()
         except OSError as error:
             raise DataError(f"cannot read {path}: {error}") from error
-        except _DAMAGE as error:
+        except ARRAY_FAULTS as error:
             raise DataError(
                 f"cannot read {path}: it is damaged, or no archive of numpy arrays "
                 f"({type(error).__name__}); fetch it again"

@@ -47,12 +47,13 @@ def test_a_mask_comes_back_from_its_file_and_a_damaged_one_is_refused(
 ) -> None:
     path = tmp_path / "mask.npy"
     _mask(1, 2).save(path)
-    found = ViewMask.load(path).masks.tolist()
-    path.write_bytes(path.read_bytes()[:40])
+    found, whole = ViewMask.load(path).masks.tolist(), path.read_bytes()
 
     assert found == [1, 2]
-    with pytest.raises(DataError, match="cannot read the mask of views"):
-        ViewMask.load(path)
+    for damaged in (whole[:40], whole.replace(b"}", b"|")):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot read the mask of views"):
+            ViewMask.load(path)
     np.save(path, np.zeros(3))
     with pytest.raises(DataError, match="is no mask of views"):
         ViewMask.load(path)

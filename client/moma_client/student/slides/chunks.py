@@ -2,22 +2,19 @@
 
 import json
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moma_core.errors import ConfigError
+from moma_core.runtime.array_faults import ARRAY_FAULTS
+from moma_core.runtime.folders import is_special
 from moma_core.slides.grid import PatchGrid
 from moma_core.slides.slide import Overview
-
-# what numpy, zipfile and zlib raise for a file that is not what it should be
-_DAMAGED = (BadZipFile, EOFError, KeyError, NotImplementedError, ValueError, zlib.error)
 
 CHUNK = 512
 """Patches in one file: so many are done again after a kill, at most."""
@@ -83,14 +80,14 @@ class ChunkFolder:
                     found["corners"], side_px, size_px, overlap_px, found["is_damaged"]
                 )
                 return grid, Overview(found["thumbnail"], found["damaged"])
-        except (OSError, *_DAMAGED):
+        except (OSError, *ARRAY_FAULTS):
             return None
 
     def is_done(self, number: int, like: ChunkOutputs) -> bool:
         """Whether a chunk is there, of the shapes that an empty one has."""
         try:
             found = self._read(number)
-        except (OSError, *_DAMAGED):
+        except (OSError, *ARRAY_FAULTS):
             return False
         return (
             found.shares.shape == like.shares.shape
@@ -136,5 +133,7 @@ class ChunkFolder:
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Yields the arrays of a file, which numpy leaves open where it is damaged."""
+    if is_special(path):
+        raise ValueError("a pipe or a device holds no arrays")
     with path.open("rb") as file, np.load(file) as found:
         yield found

@@ -1,14 +1,19 @@
 """What a slide's outputs meet on a disk: others' files, damage, names that lead out."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moma_client.cli.main import main
 from moma_client.student.slides import predict as slides
+from moma_client.student.slides.chunks import ChunkFolder, ChunkOutputs
+from moma_core.slides.grid import PatchGrid
 from moma_core.slides.open import slide_name
+from moma_core.slides.slide import Overview
 from tests.support.slides.pictures import painted, write_ome
 from tests.unit.client.student.test_predict_slides import saved_student
 
@@ -69,6 +74,44 @@ def test_what_a_disk_damaged_of_a_slide_is_done_again(
     rows = (tmp_path / "out" / "a" / "patches.csv").read_text().splitlines()
     assert len(rows) > 1
     assert all(row.endswith(",") for row in rows[1:])  # no patch has an error
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> ChunkFolder:
+    """A grid that is too large for its checksum to be looked at before its header."""
+    chunks = ChunkFolder(tmp_path / "kept", "f" * 64)
+    corners, damaged = np.zeros((5000, 2), np.int64), np.zeros(5000, np.bool_)
+    picture = Overview(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.bool_))
+    chunks.keep_grid(PatchGrid(corners, 64, 32, 0, damaged), picture)
+    return chunks
+
+
+def test_whatever_bit_of_what_was_kept_a_disk_turns_it_is_done_again_or_whole(
+    tmp_path: Path, kept: ChunkFolder
+) -> None:
+    path = tmp_path / "kept" / "grid.npz"
+    whole = path.read_bytes()
+    places = (*range(180), *range(len(whole) - 500, len(whole)))
+
+    found = []
+    for place in places:
+        content = bytearray(whole)
+        content[place] ^= 1
+        path.write_bytes(content)
+        found.append(kept.grid() is None)
+
+    assert any(found)
+
+
+def test_a_pipe_in_the_place_of_what_was_kept_is_not_waited_for(
+    tmp_path: Path, kept: ChunkFolder
+) -> None:
+    nothing = ChunkOutputs(np.zeros((1, 2)), np.zeros((1, 0)), [""])
+    os.mkfifo(tmp_path / "kept" / "chunk-000000.npz")
+
+    assert not kept.is_done(0, nothing)
+    kept.write(0, nothing)
+    assert kept.is_done(0, nothing)
 
 
 def test_no_name_of_a_slide_leads_out_of_the_folder_of_outputs(
