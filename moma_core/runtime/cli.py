@@ -211,11 +211,12 @@ def _without_commands(text: str) -> str:
     return _COMMANDS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-class _Lines(logging.Formatter):
+class SafeLines(logging.Formatter):
     """Writes a record whose further lines cannot be taken for other records."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - its name
-        text = _without_commands(super().formatMessage(record))
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns its text and traceback, in which a terminal finds no command."""
+        text = _without_commands(super().format(record))
         return re.sub(r"\n(?!\s)", "\n  ", text)
 
 
@@ -232,7 +233,7 @@ def _start_logging(*, verbose: bool) -> None:
     if root.handlers:
         return  # who calls the program as a function has its own
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(SafeLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(_OursOrGrave())
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbose else logging.INFO)

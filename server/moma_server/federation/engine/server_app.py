@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from moma_core.errors import FederationError
 from moma_core.runtime.canonical_json import parsed_json
+from moma_core.runtime.cli import SafeLines
 from moma_server.config.federation_plan import RunOrder
 from moma_server.federation.engine.control import FlowerNode
 from moma_server.federation.engine.grid import FlowerSites
@@ -54,7 +55,7 @@ def _run_order(grid: Grid, order: RunOrder) -> None:
 
 def _log_to(path: Path) -> None:
     handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(SafeLines("%(asctime)s %(levelname)s %(message)s"))
     ours = logging.getLogger("moma_server")
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
