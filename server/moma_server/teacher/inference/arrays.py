@@ -85,6 +85,7 @@ class ArrayBackend:
         self._mean = np.asarray(card.mean, np.float32)
         self._std = np.asarray(card.std, np.float32)
         self._most_patches: int | None = None  # at once; None: nothing was refused
+        self._taken = 0  # the most patches that were answered at once
 
     @property
     def card(self) -> TeacherCard:
@@ -112,10 +113,12 @@ class ArrayBackend:
             try:
                 embedding, logits = self._pass(filled)
             except TooManyPatchesError as error:
-                if fixed or len(part) == 1:
+                if fixed or len(part) <= max(1, self._taken):  # not for their number
+                    self._taken = 0  # unless its limit was lowered: the next try tells
                     raise TeacherUnavailableError(str(error)) from None
                 most = len(part) // 2
                 continue
+            self._taken = max(self._taken, len(part))
             yield embedding[: len(part)], logits[: len(part)]
             start += len(part)
         if not fixed and most < len(values) and most != self._most_patches:

@@ -26,11 +26,11 @@ class Channels:
         self.inputs: tuple[TensorShape, ...] = ()
         self.outputs: tuple[TensorShape, ...] = ()
         self.asked: list[int] = []
-        self._most = most
+        self.most = most
 
     def run(self, values: Array, wanted: tuple[str, ...]) -> dict[str, Array]:
         self.asked.append(len(values))
-        if len(values) > self._most:
+        if len(values) > self.most:
             raise TooManyPatchesError("the model server behind the teacher failed")
         return dict.fromkeys(wanted, values.mean(axis=(2, 3)))
 
@@ -75,3 +75,36 @@ def test_a_model_that_takes_none_fails_as_it_says(
 
     assert type(failed.value) is TeacherUnavailableError  # a site is told its meaning
     assert not caplog.messages
+
+
+def test_a_server_that_is_busy_for_once_does_not_get_fewer_patches_for_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = Channels(most=8)
+    backend = _backend(runner)
+    pixels = patches(8, SIDE_PX)
+    backend.predict(pixels)
+
+    runner.most = 0
+    with pytest.raises(TeacherUnavailableError):
+        backend.predict(pixels)
+    runner.most = 8
+    backend.predict(pixels)
+
+    assert runner.asked == [8, 8, 8]
+    assert not caplog.messages
+
+
+def test_a_server_whose_limit_was_lowered_gets_fewer_after_one_failure() -> None:
+    runner = Channels(most=8)
+    backend = _backend(runner)
+    pixels = patches(8, SIDE_PX)
+    backend.predict(pixels)
+
+    runner.most = 4
+    with pytest.raises(TeacherUnavailableError):
+        backend.predict(pixels)
+    runner.asked = []
+    backend.predict(pixels)
+
+    assert runner.asked == [8, 4, 4]
