@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from moma_core.errors import ConfigError, printable_line
+from moma_core.errors import ConfigError, first_line, printable_line
 
 _logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def unreadable(path: Path, error: Exception) -> ConfigError:
     """Returns the error for a file that cannot be read, or is no YAML."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if isinstance(error, RecursionError):
             reason = "it is nested too deeply"
         elif isinstance(error, AttributeError | TypeError | LookupError):
