@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moma_core.data.inventory import PassedOver
+from moma_core.data.inventory import PassedOver, printable
 from moma_core.errors import DataError, quoted
 
 NO_LABEL = -1
@@ -23,7 +23,7 @@ MOST_CLASSES, LONGEST_CLASS = 10_000, 200
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Refuses more classes, or longer names, than a student's card can hold.
+    """Refuses more classes, or other names, than a card can hold.
 
     Raises:
         DataError: There are; the message quotes the beginning of a name.
@@ -38,6 +38,11 @@ def check_class_names(names: Sequence[str]) -> None:
             raise DataError(
                 f"the class {quoted(name)} has a name of {len(name)} letters, and at "
                 f"most {LONGEST_CLASS} are read: rename it"
+            )
+        if not name.isprintable():  # nor is what stands for bytes that are no UTF-8
+            raise DataError(
+                f"the class '{printable(name)}' has letters that are no UTF-8 or "
+                f"cannot be printed: rename it"
             )
 
 

@@ -7,7 +7,7 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from moma_client.config.coordinator import SiteCoordinatorSection
-from moma_client.config.teacher import MOST_CLASSES, TeacherSection
+from moma_client.config.teacher import TeacherSection
 from moma_client.config.teacher_rules import check_alone, check_several
 from moma_core.config import (
     ConfigPath,
@@ -17,6 +17,7 @@ from moma_core.config import (
 )
 from moma_core.dashboard.config import DashboardSection
 from moma_core.data.augment.recipe import RecipeName
+from moma_core.data.patch import MOST_CLASSES
 from moma_core.data.sources.factory import DataSection
 from moma_core.distillation.methods.names import BaselineName
 from moma_core.distillation.methods.settings import BaselineSettings

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from moma_core.config import ConfigPath, Section
+from moma_core.data.patch import MOST_CLASSES
 from moma_core.data.view_mask import MOST_VIEWS
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN
@@ -19,8 +20,6 @@ from moma_core.teacher.cache.header import Precision
 from moma_core.teacher.pixel_encoding import ENCODING_PATTERN
 
 TERMS_PATTERN = r"^[0-9a-f]{64}$"
-
-MOST_CLASSES = 10_000  # as many as a card may name
 
 
 class _AnyTeacherSection(Section):

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from moma_client.student.runs import CARD
 from moma_core.data.images import MAX_SIDE_PX
 from moma_core.data.patch import check_class_names
+from moma_core.data.resolution import LARGEST_MPP
 from moma_core.data.stain_normalisation import StainTarget
 from moma_core.end_to_end.signatures import STUDENT_CARD, VerifyingKey, check_file
 from moma_core.errors import ConfigError, DataError, printable_line
@@ -30,7 +31,7 @@ from moma_core.teacher.card.licence import Licence
 
 _LARGEST_CARD_BYTES = 8 << 20  # of ten thousand classes with their counts
 _LONGEST_FAULT = 200
-_COARSEST_MPP, _LEAST_FLOAT, _LARGEST_FLOAT = 100.0, 1e-6, 1e6
+_LEAST_FLOAT, _LARGEST_FLOAT = 1e-6, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +248,9 @@ def load_student(
             safetensors file.
         CertificateError: The card is not signed with the key.
     """
+    card = read_card(folder)  # first: it reads no more than a card may have
     if key is not None:
         check_file(folder / CARD, key, STUDENT_CARD)
-    card = read_card(folder)
     check_safetensors(folder / WEIGHTS)
     found = file_digest(folder / WEIGHTS)
     if found != card.digest:
@@ -298,7 +299,7 @@ def _violations(card: StudentCard) -> Iterator[str]:
         ("view_size_px", card.view_size_px, 1, MAX_SIDE_PX),
         ("patch_size_px", card.patch_size_px, 1, MAX_SIDE_PX),
         ("projected_length", card.projected_length, 0, LONGEST_EMBEDDING),
-        ("resolution_mpp", card.resolution_mpp, _LEAST_FLOAT, _COARSEST_MPP),
+        ("resolution_mpp", card.resolution_mpp, _LEAST_FLOAT, LARGEST_MPP),
         ("temperature", card.temperature, _LEAST_FLOAT, _LARGEST_FLOAT),
     ):
         if value is not None and not least <= value <= largest:  # NaN is never so
@@ -318,8 +319,8 @@ def _name_violations(names: tuple[str, ...]) -> Iterator[str]:
         check_class_names(names)
     except DataError as error:
         yield str(error)
-    if not all(name and name.isprintable() for name in names):
-        yield "a class has no name, or one that cannot be printed"
+    if not all(names):
+        yield "a class has no name"
     if not names or len(set(names)) != len(names):
         yield "it names no class, or one twice"
 

@@ -282,11 +282,6 @@ class FileTable:
         check_class_names(self.labels.names)
         folded = {_folded(name): name for name in given}
         for name in self.labels.names:
-            if not name.isprintable():  # nor is what stands for bytes that are no UTF-8
-                raise DataError(
-                    f"the class '{printable(name)}' has letters that are no UTF-8 or "
-                    f"cannot be printed: rename it"
-                )
             if given and name not in given:
                 near = folded.get(_folded(name))
                 hint = "" if near is None else f"; did you mean {near!r}?"

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from moma_core.data.images import check_size
 from moma_core.data.inventory import Inventory, PassedOver, printable
-from moma_core.data.patch import SPLITS, UNKNOWN_PATIENT, Patch, PatchIndex
+from moma_core.data.patch import (
+    SPLITS,
+    UNKNOWN_PATIENT,
+    Patch,
+    PatchIndex,
+    check_class_names,
+)
 from moma_core.errors import DataError
 from moma_core.runtime.array_faults import ARRAY_FAULTS
 
@@ -118,6 +124,7 @@ def _index(
 
 def _names(given: Sequence[str] | None, highest_label: int) -> tuple[str, ...]:
     names = tuple(given or map(str, range(highest_label + 1)))
+    check_class_names(names)
     if highest_label >= len(names):
         raise DataError(f"label {highest_label} has no name among {len(names)}")
     return names

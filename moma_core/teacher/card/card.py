@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from moma_core.data.patch import MOST_CLASSES
 from moma_core.data.resolution import LARGEST_MPP
 from moma_core.errors import (
     ConfigError,
@@ -33,7 +34,6 @@ LONGEST_LABEL = 200
 LONGEST_TERMS = 2_000
 LONGEST_LICENCE = 20_000
 LONGEST_EMBEDDING = 65_536
-MOST_CLASSES = 10_000
 LARGEST_INPUT_PX = 4_096
 
 _LARGEST_STD = 1e6

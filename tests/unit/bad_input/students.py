@@ -45,7 +45,8 @@ STUDENTS = (
     _student(
         "a student with a class that commands a terminal",
         {"class_names": ["benign", "\x1b[2J"]},
-        "a class has no name, or one that cannot be printed",
+        r"the class '\x1b[2J' has letters that are no UTF-8 or cannot be printed: "
+        "rename it",
     ),
     _student(
         "a student's card that is no JSON",

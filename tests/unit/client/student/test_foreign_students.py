@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from moma_client.student.files import read_card
+from moma_client.student.files import load_student, read_card
+from moma_core.end_to_end.signatures import SigningKey
 from moma_core.errors import ConfigError
 from tests.unit.client.student.test_files import CARD
 
@@ -59,3 +60,13 @@ def test_what_is_no_card_at_all_is_one_short_sentence(
 
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 1000
+
+
+def test_a_card_that_fills_the_memory_is_not_read_for_its_signature_either(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "student.json").write_bytes(b" " * (9 << 20))
+    (tmp_path / "student.json.sig").write_text("00")
+
+    with pytest.raises(ConfigError, match="it is too large for one"):
+        load_student(tmp_path, SigningKey.create().public)
