@@ -179,19 +179,19 @@ def card_lines(card: "TeacherCard") -> Iterator[str]:
         "task": card.task,
         "stain": _said(card.stain),
         "classes": ", ".join(card.class_names) or "none: embeddings alone",
-        "patches": f"{card.input_size_px} px, {_said(card.mpp)} microns a pixel",
+        "patches": f"{card.input_size_px} px, microns a pixel: {_said(card.mpp)}",
         "views": _said(card.views),
         "mean, std": f"{list(card.mean)}, {list(card.std)}",
         "precision": card.precision,
         "outputs": ", ".join(card.outputs),
-        "budget": f"{_said(granted)} patches a site by default",
+        "budget": f"patches a site by default: {_said(granted)}",
         "budget terms": _said(card.budget_terms),
         "momentum": "on, close to handing out the weights"
         if card.momentum_sessions
         else "off",
         "membership": "not measured"
         if audit is None
-        else f"advantage {audit:g} (rounded)",
+        else f"advantage {audit:g} (0 guesses, 1 is always right)",
         "reference patch": _reference_patch(card),
     }
     for name, text in rows.items():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from moma_client.cli.main import main as client
 from moma_client.site.app import stop_on_signals
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_server.cli.commands import card_lines
 from moma_server.cli.main import main as server
 from moma_server.config.server import read_yaml, write_yaml
 from moma_server.demo.report import DemoReport
 from tests.support.teacher.sealed import TEACHER_KEY
+from tests.support.teacher.teacher_server import CARD
 
 _NO_CARD = re.compile(
     r"cannot read the teacher card .*/server/teacher/card\.json: No such file or "
@@ -337,3 +340,18 @@ def test_help_loads_nothing_that_only_a_command_needs(words: list[str]) -> None:
     )
 
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_card_reads_as_sentences_where_something_is_not_said() -> None:
+    full = replace(CARD, mpp=0.5, default_grant_patches=0, membership_advantage=0.25)
+
+    bare, said = (
+        {line[:15].rstrip(): line[16:] for line in card_lines(card)}
+        for card in (CARD, full)
+    )
+
+    assert bare["patches"].endswith(" px, microns a pixel: not said")
+    assert bare["budget"] == "patches a site by default: not said"
+    assert said["patches"].endswith(" px, microns a pixel: 0.5")
+    assert said["budget"] == "patches a site by default: 0"
+    assert said["membership"] == "advantage 0.25 (0 guesses, 1 is always right)"
