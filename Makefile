@@ -39,10 +39,12 @@ demo: install
 	$(BIN)/moma-server demo --out $(OUT)
 
 # Hours: what was done is kept, the same command goes on. STAGE: quick, search, tuning, final.
+# The published rows are in RESULTS already: a run of one's own takes another file.
 STAGE  ?= final
+RESULTS ?= benchmarks/results/quality.csv
 bench-quality: install
-	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA)
-	$(BIN)/python -m benchmarks.quality --summary $(STAGE)
+	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA) --results $(RESULTS)
+	$(BIN)/python -m benchmarks.quality --summary $(STAGE) --results $(RESULTS)
 
 # A study on anybody's patches: PRESET=benchmarks/paper/nct_crc.yaml DEVICE=cuda
 PRESET ?= benchmarks/paper/prostate_two_centres.yaml
