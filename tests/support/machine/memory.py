@@ -1,5 +1,6 @@
 """A limit on the memory of a program and its children, as a container has it."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,17 @@ class MemoryGroup:
     def limit(self, most_bytes: int | None) -> None:
         """Sets the limit; None: there is none."""
         text = self.no_limit if most_bytes is None else str(most_bytes)
-        (self.folder / self.limit_file).write_text(text)
+        until(lambda: self._takes(text), seconds=_GONE_SECONDS, what="the limit stands")
+
+    def _takes(self, limit: str) -> bool:
+        """Whether the kernel takes a limit, which is busy while more is in use."""
+        try:
+            (self.folder / self.limit_file).write_text(limit)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     def peak_bytes(self) -> int:
         """Returns the most that all processes together had at once."""
