@@ -58,7 +58,6 @@
   function say(text, isBad) {
     if (state.textContent === text) return;
     if (isBad) spoken.textContent = text;
-    else if (state.className === "bad") spoken.textContent = `The program answers. ${text}`;
     state.textContent = text;
     state.className = isBad ? "bad" : "";
   }
@@ -68,7 +67,14 @@
     say(`${why}: what is shown is of ${made}.`, true);
   }
 
+  function sayNew() {
+    const text = `Renewed every ${seconds} seconds.`;
+    if (state.className === "bad") spoken.textContent = `The program answers. ${text}`;
+    say(text, false);
+  }
+
   async function ask() {
+    clearTimeout(timer);
     if (!isPaused && !document.hidden) {
       try {
         const answer = await fetch("fragment", { signal: AbortSignal.timeout(10000) });
@@ -78,7 +84,7 @@
         }
         if (!answer.ok) throw new Error(String(answer.status));
         renew(await answer.text());
-        if (!isPaused) say(`Renewed every ${seconds} seconds.`, false);
+        if (!isPaused) sayNew();
       } catch {
         if (!isPaused) sayOld("The program does not answer");
       }

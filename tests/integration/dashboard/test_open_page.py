@@ -1,5 +1,6 @@
 """What an open page does while its program changes, ends and comes back."""
 
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,13 @@ _STATE = "document.getElementById('state').textContent"
 _SPOKEN = "document.getElementById('spoken').textContent"
 _LINKS = "[...document.querySelectorAll('nav a')].map(one => one.textContent)"
 _ROUNDS = "document.querySelector('#run dd').textContent"
+# somebody comes back to the page, and from here on it is counted what it asks
+_COME_BACK = """
+const ask = window.fetch;
+window.asked = 0;
+window.fetch = (...what) => { asked += 1; return ask(...what); };
+document.dispatchEvent(new Event("visibilitychange"));
+0"""
 _SELDOM = 3600  # nothing is renewed by itself within a test
 
 
@@ -89,6 +97,20 @@ def test_a_program_that_ends_and_comes_back_is_told_and_read_out(
         assert tab.run(_ROUNDS) == "2"
 
 
+def test_who_pauses_a_page_is_not_told_that_the_program_answers(
+    tab: Tab, shown: Shown
+) -> None:
+    section = section_of(2)
+    with served(shown, section):
+        tab.show(f"{section.url}/")
+    wait_for(lambda: "does not answer" in tab.run(_STATE))
+
+    tab.run("document.getElementById('pause').click()")
+
+    assert tab.run(_STATE) == "Paused: nothing is renewed."
+    assert "The program answers" not in tab.run(_SPOKEN)
+
+
 def test_who_goes_on_or_comes_back_is_shown_the_present_at_once(
     tab: Tab, shown: Shown
 ) -> None:
@@ -116,8 +138,11 @@ def test_a_page_whose_token_was_replaced_asks_no_more(
         tab.show(f"{section.url}/", token=TOKEN.decode())
 
         write_private(section.token_file, b"f" * 32)
+        tab.run(_COME_BACK)
 
         wait_for(lambda: "The token is another one now" in tab.run(_STATE))
+        time.sleep(section.refresh_seconds + 0.5)
+        assert tab.run("asked") == 1
 
 
 def test_a_table_that_is_wider_than_the_screen_scrolls_by_the_keyboard(
