@@ -28,6 +28,7 @@ TensorDict = Mapping[str, Tensor]
 
 _SHOWN = 3
 _DEEPEST = 2  # dictionaries; the state of an optimizer lies one deeper
+_MOST_KEYS = 1_000_000  # of all of them; one that stands in many places counts in each
 _LENGTH_BYTES = 8  # of the header of safetensors, which is JSON
 
 
@@ -109,7 +110,7 @@ def read_checkpoint(path: Path, nested: str = "") -> WeightsInFile:
         ConfigError: It cannot be read, holds more than tensors, or none.
     """
     content = _content(path)
-    inner = dict(_of_tensors(content, _DEEPEST))
+    inner = _of_tensors(path, content)
     if not nested and not _tensors_in(content) and inner:
         nested = max(
             inner,
@@ -132,16 +133,29 @@ def read_checkpoint(path: Path, nested: str = "") -> WeightsInFile:
 
 
 def _of_tensors(
+    path: Path, content: Mapping[str, object]
+) -> dict[str, Mapping[str, object]]:
+    """Returns the dictionaries in a dictionary that hold tensors, by their keys."""
+    inner, keys = {}, 0
+    for key, found in _dictionaries(content, _DEEPEST):
+        keys += len(found) + 1
+        if keys > _MOST_KEYS:
+            raise ConfigError(f"{path} has more than {_MOST_KEYS:,} keys")
+        if _tensors_in(found):
+            inner[key] = found
+    return inner
+
+
+def _dictionaries(
     content: Mapping[str, object], depth: int
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yields the dictionaries in a dictionary that hold tensors, with their keys."""
+    """Yields the dictionaries in a dictionary, with their keys."""
     for key, value in content.items():
         if not isinstance(value, Mapping):
             continue
-        if _tensors_in(value):
-            yield str(key), value
+        yield str(key), value
         if depth > 1:
-            for inside, found in _of_tensors(value, depth - 1):
+            for inside, found in _dictionaries(value, depth - 1):
                 yield f"{key}.{inside}", found
 
 

@@ -88,6 +88,18 @@ def test_tensors_two_dictionaries_deep_are_found_and_named(tmp_path: Path) -> No
         read_checkpoint(tmp_path / "w.pth", "teacher")
 
 
+def test_one_dictionary_in_many_places_is_not_looked_through_without_end(
+    tmp_path: Path,
+) -> None:
+    content: dict[str, Any] = {str(number): number for number in range(300)}
+    for _ in range(2):
+        content = dict.fromkeys(content, content)
+    torch.save(content, tmp_path / "w.pth")
+
+    with pytest.raises(ConfigError, match="more than 1,000,000 keys"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
 def test_the_nearest_is_of_the_first_key_that_is_like_any() -> None:
     strange = {name: torch.zeros(1) for name in ("zzz", "layers.0.norm1.weight")}
     own = {"blocks.0.norm1.weight": torch.zeros(1)}
