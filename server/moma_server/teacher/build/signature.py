@@ -96,7 +96,7 @@ def input_of(
     if channels not in (None, 3) or (height and width and height != width):
         raise ConfigError(
             f"a teacher takes square patches of three channels, RGB; this model takes "
-            f"{tensor.name} {tensor.shape}"
+            f"{quoted(tensor.name)} {tensor.shape}"
         )
     side = width or height or side_px or DEFAULT_SIDE_PX
     _check_is_small(side, batch or 1)
@@ -112,8 +112,8 @@ def _takes_bytes(tensor: TensorShape) -> bool:
     dtype = tensor.dtype.lower()
     if dtype not in _BYTES | _FLOATS:
         raise ConfigError(
-            f"this model takes {tensor.name} as {tensor.dtype}, and patches are given "
-            "as float32, float16, float64, uint8, int32 or int64"
+            f"this model takes {quoted(tensor.name)} as {quoted(tensor.dtype)}, and "
+            "patches are given as float32, float16, float64, uint8, int32 or int64"
         )
     return dtype in _BYTES
 

@@ -3,7 +3,6 @@
 The runtime of ONNX is an extra, loaded where such a file is.
 """
 
-import math
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,14 +122,26 @@ def _values_in(path: Path, onnx: Any) -> int:  # noqa: ANN401 - a module
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf's own have no base
         raise ConfigError(f"onnx cannot read {path}: {_reason(error)}") from None
-    count = 0
+    count, most = 0, 8 * path.stat().st_size  # a bit each
     for tensor in _tensors(model, onnx.TensorProto):
-        count += math.prod(tensor.dims)
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ConfigError(
                 f"{path} has its weights beside it, such as {quoted(tensor.name)}: "
                 "save it as one file (torch.onnx.export with external_data=False, or "
                 "onnx.save)"
+            )
+        count += _length(tensor, most)
+    return count
+
+
+def _length(tensor: Any, most: int) -> int:  # noqa: ANN401 - of onnx
+    """Counts the values of a tensor, which cannot be more than `most`."""
+    count = 1
+    for length in tensor.dims:
+        count *= length
+        if not 0 <= count <= most:
+            raise ConfigError(
+                f"the file cannot hold as many values as its {quoted(tensor.name)} has"
             )
     return count
 

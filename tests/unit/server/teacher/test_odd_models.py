@@ -165,6 +165,41 @@ def test_an_onnx_file_of_whole_numbers_gets_bytes(tmp_path: Path) -> None:
     assert recipe.backend.input.values == "bytes"
 
 
+def test_a_tensor_of_more_values_than_the_file_holds_is_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number of thousands of digits was made of it, which no program prints."""
+    path = _onnx(tmp_path / "model.onnx")
+    import onnx
+
+    model = onnx.load(path)
+    unused = model.graph.initializer.add(name="huge", data_type=1)
+    unused.dims.extend([2**62] * 300)
+    onnx.save(model, path)
+
+    assert _look(path, tmp_path / "made") == 1
+
+    assert "cannot hold as many values as its 'huge' has" in caplog.text
+
+
+def test_a_name_of_an_input_is_quoted_and_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = _onnx(tmp_path / "model.onnx", shape=("n", 1, SIDE_PX, SIDE_PX))
+    import onnx
+
+    model = onnx.load(path)
+    name = "\x1b[31m\n" + 10_000 * "x"
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    onnx.save(model, path)
+
+    assert _look(path, tmp_path / "made") == 1
+
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 1000
+
+
 def test_outputs_that_are_no_arrays_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +225,7 @@ def test_outputs_that_are_no_arrays_are_left_out(
     [
         ({"shape": ("n", 1, SIDE_PX, SIDE_PX)}, "square patches of three channels"),
         ({"shape": ("n", 3, SIDE_PX, 48)}, "square patches of three channels"),
-        ({"taken": "INT8"}, "takes images as int8, and patches are given as float32"),
+        ({"taken": "INT8"}, "takes 'images' as 'int8', and patches are given as float"),
     ],
 )
 def test_an_input_that_is_no_patch_is_one_sentence(
