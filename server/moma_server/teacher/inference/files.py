@@ -269,7 +269,9 @@ def _exported_tensor(place: int, value: object) -> TensorShape:
         return TensorShape(str(place), type(value).__name__, ())
     lengths: Sequence[object] = value.shape  # a symbol stands for any
     shape = tuple(each if isinstance(each, int) else None for each in lengths)
-    return TensorShape(str(place), str(value.dtype).removeprefix("torch."), shape)
+    dtype = str(value.dtype).removeprefix("torch.")
+    is_float = value.is_floating_point()  # patches are cast to any
+    return TensorShape(str(place), "float" if is_float else dtype, shape)
 
 
 FileRunner = OnnxRunner | TorchFileRunner
