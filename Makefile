@@ -41,7 +41,7 @@ demo: install
 # Hours: what was done is kept, the same command goes on. STAGE: quick, search, tuning, final.
 # The published rows are in RESULTS already: a run of one's own takes another file.
 STAGE  ?= final
-RESULTS ?= benchmarks/results/quality.csv
+bench-quality: RESULTS ?= benchmarks/results/quality.csv
 bench-quality: install
 	$(BIN)/python -m benchmarks.quality --$(STAGE) --data $(DATA) --results $(RESULTS)
 	$(BIN)/python -m benchmarks.quality --summary $(STAGE) --results $(RESULTS)
@@ -60,8 +60,8 @@ bench-service: install
 # Many sites ask one teacher for an hour; then fairness, overload and rolling restarts.
 # Less of it: make soak SECONDS=60 SITES=8 RESULTS=build/soak.csv
 SITES   ?= 64
-RESULTS ?= benchmarks/results/soak.csv
 soak: SECONDS ?= 3600
+soak: RESULTS ?= benchmarks/results/soak.csv
 soak: install
 	$(BIN)/python -m benchmarks.soak --sites $(SITES) --seconds $(SECONDS) --results $(RESULTS)
 
