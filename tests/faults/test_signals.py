@@ -105,10 +105,12 @@ def _world(folder: Path, teacher: Path, mode: str, count: int) -> World:
     )
     for site in sites:
         world.configure(site, teacher=settings["teacher"])
-        if mode == "momentum":  # a teacher that moves has no cache
-            world.remove(site, "teacher", "views")
     if plan.get("mode") == "fedavg":
         for site in sites:
             world.configure(site, coordinator={"weights_may_leave": True})
     train_gently(world)
+    if mode == "momentum":  # a teacher that moves has no cache
+        for site in sites:
+            for key in ("views", "cache_precision"):
+                world.remove(site, "teacher", key)
     return world
