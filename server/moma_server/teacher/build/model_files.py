@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from moma_core.config import Section
-from moma_core.errors import ConfigError, quoted
+from moma_core.errors import ConfigError, printable_line, quoted
 from moma_core.models.settings import ModelArgs
 from moma_core.runtime.canonical_json import parsed_json
 from moma_server.teacher.build.signature import DEFAULT_SIDE_PX, MOST_SIDE_PX
@@ -163,6 +163,6 @@ def config_beside(path: Path) -> HubConfig:
 
 
 def first_fault(error: ValidationError) -> str:
-    """Returns the first broken rule with its key."""
+    """Returns the first broken rule with its key, which another may have named."""
     rule = error.errors()[0]
-    return f"{'.'.join(map(str, rule['loc']))}: {rule['msg']}"
+    return printable_line(f"{'.'.join(map(str, rule['loc']))}: {rule['msg']}")
