@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from moma_core.errors import FederationError, quoted
+from moma_core.errors import FederationError, printable_line, quoted
 
 _LONGEST_ADDRESS = 300  # letters; a name has 253
 _IPV6 = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
@@ -47,6 +47,7 @@ def endpoint_of(address: str) -> tuple[str, int]:
         hint = f"; add its port, {address}:..."
     is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     if hint or not is_port or not _HOST.fullmatch(bare):
+        hint = printable_line(hint)  # it repeats a part
         message = f"{quoted(address)} is no address of the form host:port{hint}"
         raise FederationError(message)
     return bare, int(port)
