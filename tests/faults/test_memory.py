@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.links import kept, until_asked
-from tests.support.e2e.storm import Keeper, train_gently, weather
+from tests.support.e2e.storm import Keeper, in_peace, train_gently
 from tests.support.e2e.world import SITES, World
 from tests.support.machine.memory import MemoryGroup, memory_group
 
@@ -31,11 +31,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Iterator[World]:
     world = _world(tmp_path_factory.mktemp("memory") / "calm", teacher)
-    try:
-        assert weather(world, strikes=0, seed=0, patience=_RUN_SECONDS).is_over
+    with in_peace(world, patience=_RUN_SECONDS):
         yield world
-    finally:
-        world.close()
 
 
 @pytest.mark.parametrize("party", ["coordinator", "teacher", SITES[0]])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moma_core.teacher.query import Pixels
 from moma_server.cli.init import ServerSetup, init_server
+from moma_server.cli.main import main
 from moma_server.config.server import ServerConfig, TeacherSection
 from moma_server.teacher.inference.backend import TeacherBackend
 from moma_server.teacher.inference.load import checked_card, load_backend
@@ -118,3 +119,9 @@ def server_section(folder: Path, made: Path, **more: Any) -> TeacherSection:
 def served(folder: Path, made: Path, **more: Any) -> TeacherBackend:
     section = server_section(folder, made, **more)
     return load_backend(section, checked_card(section))
+
+
+def look(model: object, out: Path, *more: str) -> int:
+    """Looks at a model as `moma-server teacher import` does; returns the status."""
+    line = ["teacher", "import", "--out", str(out), "--accelerator", "cpu", *more]
+    return main([*line, str(model)])

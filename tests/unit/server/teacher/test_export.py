@@ -48,12 +48,6 @@ ROUND = RoundTask(
 )
 
 
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
 @pytest.fixture
 def key() -> SigningKey:
     return SigningKey.create()

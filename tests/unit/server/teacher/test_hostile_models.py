@@ -39,12 +39,6 @@ CPU = torch.device("cpu")
 SECRET = b"the signing key of this teacher!"
 
 
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
 class _Writes(torch.nn.Module):
     """Writes a file of its choice whenever it runs, as a TorchScript program can."""
 

@@ -35,12 +35,6 @@ CPU = torch.device("cpu")
 EXAMPLE = torch.zeros(2, 3, SIDE_PX, SIDE_PX)
 
 
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
 def _onnx(model: nn.Module, path: Path, *, dynamic: bool = True, **more: Any) -> Path:
     batch = torch.export.Dim("batch")
     settings: dict[str, Any] = {"output_names": ["features", "scores"], **more}

@@ -38,12 +38,6 @@ BACKEND = {
 }
 
 
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
 def _recipe(model: Path, **more: Any) -> ImportRecipe:
     values = {**NAMES, "model": str(model), "backend": BACKEND, **more}
     return ImportRecipe.model_validate(values)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from moma_core.errors import ConfigError
-from moma_server.cli.main import main
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import teacher_from_model
 from tests.support.teacher.imported import (
     NAMES,
     SIDE_PX,
     classifier,
+    look,
     normalised,
     patches,
     served,
@@ -25,17 +25,6 @@ from tests.support.teacher.imported import (
 CPU = torch.device("cpu")
 EXAMPLE = torch.zeros(1, 3, SIDE_PX, SIDE_PX)
 SIDE = ("--input-size-px", str(SIDE_PX))
-
-
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
-def _look(model: object, out: Path, *more: str) -> int:
-    line = ["teacher", "import", "--out", str(out), "--accelerator", "cpu", *more]
-    return main([*line, str(model)])
 
 
 def _made(out: Path) -> ImportRecipe:
@@ -140,7 +129,7 @@ def test_an_onnx_file_gets_patches_in_the_type_that_it_takes(
 ) -> None:
     path = _onnx(tmp_path / "model.onnx", taken=taken, inside=inside)
 
-    assert _look(path, tmp_path / "made") == 0
+    assert look(path, tmp_path / "made") == 0
     recipe: Any = _made(tmp_path / "made")
     embedding, logits = served(tmp_path, tmp_path / "made").predict(patches())
 
@@ -155,7 +144,7 @@ def test_an_onnx_file_gets_patches_in_the_type_that_it_takes(
 def test_an_onnx_file_of_whole_numbers_gets_bytes(tmp_path: Path) -> None:
     path = _onnx(tmp_path / "model.onnx", taken="INT32")
 
-    assert _look(path, tmp_path / "made") == 0
+    assert look(path, tmp_path / "made") == 0
     recipe: Any = _made(tmp_path / "made")
     _, logits = served(tmp_path, tmp_path / "made").predict(patches())
 
@@ -177,7 +166,7 @@ def test_a_tensor_of_more_values_than_the_file_holds_is_one_sentence(
     unused.dims.extend([2**62] * 300)
     onnx.save(model, path)
 
-    assert _look(path, tmp_path / "made") == 1
+    assert look(path, tmp_path / "made") == 1
 
     assert "cannot hold as many values as its 'huge' has" in caplog.text
 
@@ -193,7 +182,7 @@ def test_a_name_of_an_input_is_quoted_and_cut(
     model.graph.input[0].name = model.graph.node[0].input[0] = name
     onnx.save(model, path)
 
-    assert _look(path, tmp_path / "made") == 1
+    assert look(path, tmp_path / "made") == 1
 
     (record,) = caplog.records
     assert record.getMessage().isprintable()
@@ -215,7 +204,7 @@ def test_outputs_that_are_no_arrays_are_left_out(
     model.graph.output.insert(0, shown)
     onnx.save(model, path)
 
-    assert _look(path, tmp_path / "made") == 0
+    assert look(path, tmp_path / "made") == 0
 
     assert "outputs      'scores (2, 5)'\n" in capsys.readouterr().out
 
@@ -233,7 +222,7 @@ def test_an_input_that_is_no_patch_is_one_sentence(
 ) -> None:
     path = _onnx(tmp_path / "model.onnx", **written)
 
-    assert _look(path, tmp_path / "made") == 1
+    assert look(path, tmp_path / "made") == 1
 
     assert said in caplog.text
     assert "input-size-px" not in caplog.text
@@ -251,7 +240,7 @@ def test_outputs_that_are_no_logits_are_told(
 ) -> None:
     path = _onnx(tmp_path / "model.onnx", **written)
 
-    assert _look(path, tmp_path / "made") == 0
+    assert look(path, tmp_path / "made") == 0
 
     assert said in capsys.readouterr().out
 
@@ -259,7 +248,7 @@ def test_outputs_that_are_no_logits_are_told(
 def test_logits_may_be_any_tensor_of_the_graph(tmp_path: Path) -> None:
     path = _onnx(tmp_path / "model.onnx", last="Sigmoid")
     without = _onnx(tmp_path / "without.onnx")
-    assert _look(path, tmp_path / "made") == 0
+    assert look(path, tmp_path / "made") == 0
     recipe: Any = ImportRecipe.from_yaml(tmp_path / "made" / "import.yaml")
     outputs = recipe.backend.outputs.model_copy(update={"logits": "sums"})
     backend = recipe.backend.model_copy(update={"outputs": outputs})
@@ -276,7 +265,7 @@ def test_logits_may_be_any_tensor_of_the_graph(tmp_path: Path) -> None:
 
 def test_classes_and_logits_of_other_numbers_are_one_sentence(tmp_path: Path) -> None:
     path = _onnx(tmp_path / "model.onnx")
-    assert _look(path, tmp_path / "made") == 0
+    assert look(path, tmp_path / "made") == 0
     recipe = ImportRecipe.from_yaml(tmp_path / "made" / "import.yaml")
 
     recipe = recipe.model_copy(update={"class_names": ("benign", "malignant")})
@@ -289,7 +278,7 @@ def test_the_parameters_of_a_file_are_counted(
 ) -> None:
     path = _onnx(tmp_path / "model.onnx")
 
-    assert _look(path, tmp_path / "made", "--classes", "a, b,c , d,e") == 0
+    assert look(path, tmp_path / "made", "--classes", "a, b,c , d,e") == 0
 
     assert f"parameters   {8 * 27 + 8 * 5 + 5}\n" in capsys.readouterr().out
     recipe = ImportRecipe.from_yaml(tmp_path / "made" / "import.yaml")
@@ -340,7 +329,7 @@ def test_what_a_file_does_not_say_of_its_input_is_tried(
     write, found = WRITERS[name]
     more = () if name == "one.pt2" else SIDE  # torch.export says which side
 
-    assert _look(write(tmp_path / name), tmp_path / "made", *more) == 0
+    assert look(write(tmp_path / name), tmp_path / "made", *more) == 0
     recipe = _made(tmp_path / "made")
     embedding, logits = served(tmp_path, tmp_path / "made").predict(patches())
 
@@ -363,7 +352,7 @@ def test_a_file_in_half_precision_gets_half_precision(
     else:
         _exported(model, EXAMPLE.to(dtype), tmp_path / name)
 
-    assert _look(tmp_path / name, tmp_path / "made", *SIDE) == 0
+    assert look(tmp_path / name, tmp_path / "made", *SIDE) == 0
     _made(tmp_path / "made")
     _, logits = served(tmp_path, tmp_path / "made").predict(patches())
 
@@ -379,7 +368,7 @@ def test_what_a_program_complains_of_is_said_and_not_its_source(
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE_PX**2, 2))
     _traced(model, EXAMPLE, tmp_path / "model.pt")
 
-    assert _look(tmp_path / "model.pt", tmp_path / "made", "--input-size-px", "48") == 1
+    assert look(tmp_path / "model.pt", tmp_path / "made", "--input-size-px", "48") == 1
 
     assert "shapes cannot be multiplied" in caplog.text
     assert "TorchScript interpreter" not in caplog.text

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 from moma_core.errors import ConfigError
 from moma_core.models.checkpoints import guessed_keys, misfit, read_checkpoint
-from moma_server.cli.main import main
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.teacher.build.from_model import teacher_from_model
 from tests.support.teacher.imported import (
     NAMES,
     VIT_ARGS,
+    look,
     normalised,
     patches,
     served,
@@ -23,17 +23,6 @@ from tests.support.teacher.imported import (
 )
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def tls12_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fresh program: here another test may have imported grpc before."""
-    monkeypatch.setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES256-GCM-SHA384")
-
-
-def _look(model: object, out: Path, *more: str) -> int:
-    line = ["teacher", "import", "--out", str(out), "--accelerator", "cpu", *more]
-    return main([*line, str(model)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -151,7 +140,7 @@ def test_what_is_no_model_is_one_sentence(
 ) -> None:
     named = model if isinstance(model, str) else model(tmp_path)
 
-    assert _look(named, tmp_path / "made", *more) == 1
+    assert look(named, tmp_path / "made", *more) == 1
 
     (record,) = caplog.records
     assert said in record.getMessage()
@@ -199,6 +188,6 @@ def test_a_file_in_the_place_of_the_teachers_folder_is_one_sentence(
     (tmp_path / "made").touch()
 
     line = ("--architecture", "vit_tiny_patch16_224")
-    assert _look(tmp_path / "w.safetensors", tmp_path / "made", *line) == 1
+    assert look(tmp_path / "w.safetensors", tmp_path / "made", *line) == 1
 
     assert str(tmp_path / "made") in caplog.records[-1].getMessage()

@@ -1,3 +1,5 @@
+"""What tests of a server share."""
+
 import pytest
 
 
