@@ -36,6 +36,7 @@ def endpoint_of(address: str) -> tuple[str, int]:
     if len(address) > _LONGEST_ADDRESS:
         raise FederationError(f"{quoted(address)} is too long for an address")
     host, _, port = address.rpartition(":")
+    is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     bare, hint = bare_host(host), ""
     if bare == host and _IPV6.fullmatch(host):
         hint = f"; an IPv6 address stands in brackets, [{host}]:{port}"
@@ -43,9 +44,10 @@ def endpoint_of(address: str) -> tuple[str, int]:
         hint = f"; leave out {address.partition('://')[0]}://"
     elif "/" in port:
         hint = "; leave out what follows the port"
+    elif not host and is_port:
+        hint = f"; put the host before it, host:{port}"
     elif not host and _HOST.fullmatch(address) and not address.isdecimal():
         hint = f"; add its port, {address}:..."
-    is_port = port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
     if hint or not is_port or not _HOST.fullmatch(bare):
         hint = printable_line(hint)  # it repeats a part
         message = f"{quoted(address)} is no address of the form host:port{hint}"

@@ -54,6 +54,12 @@ def test_a_bare_ipv6_address_is_told_where_its_brackets_go() -> None:
         endpoint_of("2001:db8::7:8443")
 
 
+@pytest.mark.parametrize("address", [":8445", "8445"])
+def test_a_port_alone_is_told_to_take_a_host(address: str) -> None:
+    with pytest.raises(FederationError, match="put the host before it, host:8445"):
+        endpoint_of(address)
+
+
 def test_brackets_are_no_part_of_a_host() -> None:
     assert [bare_host(host) for host in ("[::1]", "::1", "host")] == [
         "::1",
