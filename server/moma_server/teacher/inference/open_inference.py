@@ -39,7 +39,17 @@ _logger = logging.getLogger(__name__)
 
 # a message above the server's limit (KServe's is 8 MiB), a batch above the model's
 _TOO_MANY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
-_DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
+_FLOATS: Mapping[str, type[np.generic]] = {
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+_NUMBERS: Mapping[str, type[np.generic]] = {
+    **_FLOATS,
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+}
 _LARGEST_MESSAGE_BYTES = 2**30
 _METADATA_SECONDS = 30.0
 _LONGEST_DETAILS = 300
@@ -117,10 +127,10 @@ class OpenInferenceRunner:
     def _request(self, values: Array, wanted: tuple[str, ...]) -> pb.ModelInferRequest:
         section = self._section
         name = section.input.name or self._only_input()
+        datatype = self._type_of(name, is_whole=values.dtype == np.uint8)
+        dtype = np.dtype(_NUMBERS[datatype]).newbyteorder("<")
         given = pb.ModelInferRequest.InferInputTensor(
-            name=name,
-            datatype="UINT8" if values.dtype == np.uint8 else "FP32",
-            shape=values.shape,
+            name=name, datatype=datatype, shape=values.shape
         )
         output = pb.ModelInferRequest.InferRequestedOutputTensor
         return pb.ModelInferRequest(
@@ -128,8 +138,17 @@ class OpenInferenceRunner:
             model_version=section.version,
             inputs=[given],
             outputs=[output(name=each) for each in wanted],
-            raw_input_contents=[values.tobytes()],
+            raw_input_contents=[values.astype(dtype, copy=False).tobytes()],
         )
+
+    def _type_of(self, name: str, *, is_whole: bool) -> str:
+        """Returns what the server says that an input takes, if patches can be that."""
+        try:
+            said = {each.name: each.dtype for each in self.inputs}.get(name, "")
+        except ConfigError:  # not every server describes its models
+            said = ""
+        usual = "UINT8" if is_whole else "FP32"
+        return said if said in (_NUMBERS if is_whole else _FLOATS) else usual
 
     def _only_input(self) -> str:
         names = [each.name for each in self.inputs]
@@ -212,13 +231,13 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, Array]:
     raw = list(response.raw_output_contents)
     found = {}
     for place, output in enumerate(response.outputs):
-        if output.datatype not in _DTYPES:
+        if output.datatype not in _FLOATS:
             raise TeacherUnavailableError(
                 f"the model server gives {output.name[:80]!r} as "
                 f"{output.datatype[:20]!r}; "
-                f"{', '.join(_DTYPES)} are read"
+                f"{', '.join(_FLOATS)} are read"
             )
-        dtype = np.dtype(_DTYPES[output.datatype]).newbyteorder("<")
+        dtype = np.dtype(_FLOATS[output.datatype]).newbyteorder("<")
         if raw:
             content = raw[place] if place < len(raw) else b""
             values = np.frombuffer(

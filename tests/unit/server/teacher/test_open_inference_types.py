@@ -1,0 +1,113 @@
+"""Patches go to a model server as the type that it says its model takes."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from moma_proto.oip import open_inference_pb2 as pb
+from moma_proto.oip import open_inference_pb2_grpc as rpc
+from moma_server.config.backend import OipBackend
+from moma_server.teacher.inference.open_inference import OpenInferenceRunner
+from tests.support.machine.ports import LOOPBACK
+
+_TYPES = {
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+    "UINT8": "u1",
+    "INT32": "<i4",
+    "INT64": "<i8",
+}
+
+
+class _Model(rpc.GRPCInferenceServiceServicer):
+    """A model that gives back the pixels which it was given."""
+
+    def __init__(self) -> None:
+        self.takes = "FP32"
+
+    def ModelMetadata(self, _request: Any, context: Any) -> pb.ModelMetadataResponse:
+        if not self.takes:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        tensor = pb.ModelMetadataResponse.TensorMetadata
+        images = tensor(name="images", datatype=self.takes, shape=[-1, 2])
+        return pb.ModelMetadataResponse(name="model", inputs=[images])
+
+    def ModelInfer(self, request: Any, context: Any) -> pb.ModelInferResponse:
+        (given,) = request.inputs
+        if given.datatype != (self.takes or "FP32"):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no {given.datatype}")
+        values = np.frombuffer(request.raw_input_contents[0], _TYPES[given.datatype])
+        output = pb.ModelInferResponse.InferOutputTensor
+        return pb.ModelInferResponse(
+            outputs=[output(name="rows", datatype="FP32", shape=given.shape)],
+            raw_output_contents=[values.astype(np.float32).tobytes()],
+        )
+
+
+@pytest.fixture
+def model() -> Iterator[tuple[_Model, str]]:
+    served = _Model()
+    server = grpc.server(ThreadPoolExecutor(1))
+    rpc.add_GRPCInferenceServiceServicer_to_server(served, server)
+    port = server.add_insecure_port(f"{LOOPBACK}:0")
+    server.start()
+    yield served, f"{LOOPBACK}:{port}"
+    server.stop(None)
+
+
+def _asked(address: str, values: np.ndarray[Any, Any], name: str = "") -> Any:
+    section = OipBackend(
+        kind="oip",
+        address=address,
+        model="model",
+        input={"name": name},
+        outputs={"embedding": "rows"},
+    )
+    return OpenInferenceRunner(section).run(values, ("rows",))["rows"]
+
+
+@pytest.mark.parametrize(
+    ("takes", "given"),
+    [
+        ("FP16", np.float32),
+        ("FP32", np.float32),
+        ("FP64", np.float32),
+        ("FP32", np.uint8),  # a model that divides by 255 itself
+        ("UINT8", np.uint8),
+        ("INT32", np.uint8),
+        ("INT64", np.uint8),
+    ],
+)
+@pytest.mark.parametrize("name", ["", "images"])
+def test_a_model_gets_the_type_that_it_takes(
+    model: tuple[_Model, str], takes: str, given: type[np.generic], name: str
+) -> None:
+    served, address = model
+    served.takes = takes
+    values = np.arange(6).reshape(3, 2).astype(given)
+
+    np.testing.assert_array_equal(_asked(address, values, name), values)
+
+
+def test_an_input_that_the_server_does_not_list_gets_the_usual_type(
+    model: tuple[_Model, str],
+) -> None:
+    _, address = model
+    values = np.ones((1, 2), np.float32)
+
+    np.testing.assert_array_equal(_asked(address, values, "another"), values)
+
+
+def test_a_server_that_describes_no_model_gets_the_usual_type(
+    model: tuple[_Model, str],
+) -> None:
+    served, address = model
+    served.takes = ""
+    values = np.ones((1, 2), np.float32)
+
+    np.testing.assert_array_equal(_asked(address, values, "images"), values)
