@@ -49,7 +49,7 @@ def test_a_run_outlives_its_certificates_though_the_coordinator_was_away(
         later = {"certificate_hours": _LATER_HOURS}
         world.configure("coordinator", coordinator=later)
         keeper.kill("coordinator")
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
 
         _logger.info("%s; life %s", keeper.storm, first)
         assert keeper.storm.is_over, last_words(world)

@@ -63,7 +63,7 @@ def test_a_run_ends_well_though_clocks_were_wrong_by_up_to_a_year(
             keeper.kill(name)
             if keeper.storm.is_over:
                 break
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
         _logger.info("%s", keeper.storm)
         assert keeper.storm.is_over, last_words(world)
         _forget_faults_of_the_tool(world)

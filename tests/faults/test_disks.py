@@ -43,7 +43,7 @@ def test_a_disk_that_is_full_for_a_while_costs_time_alone(
             filler = fill(disk)
             keeper.watch(_FULL_SECONDS / _LOOKS)
         filler.unlink()
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
 
         assert keeper.storm.is_over, last_words(world)
         assert_ended_like(world, calm)

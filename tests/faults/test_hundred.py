@@ -48,7 +48,7 @@ def test_a_hundred_faults_of_every_kind_lose_and_double_nothing(
         while done.total() < count and not keeper.storm.is_over:
             keeper.watch(chance.uniform(0.1, _LONGEST_PAUSE_SECONDS))
             done[_strike(chance, keeper, wires, database)] += 1
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
 
         _logger.info("%d faults: %s; %s", done.total(), dict(done), keeper.storm)
         assert keeper.storm.is_over, last_words(world)

@@ -47,7 +47,7 @@ def test_too_little_memory_for_a_while_costs_time_alone(
             whole = group.peak_bytes()
             for share in _SHARES:
                 _squeeze(keeper, party, group, int(share * whole))
-            keeper.watch(_RUN_SECONDS)
+            keeper.finish(_RUN_SECONDS)
 
             _logger.info("%s: %d kills, %s", party, group.kills(), keeper.storm)
             assert keeper.storm.is_over, last_words(world)

@@ -36,7 +36,7 @@ def test_a_run_over_bad_links_ends_like_one_over_good_links(
             name, fault = chance.choice(sorted(wires)), chance.choice(LINK_FAULTS)
             disturb(wires[name], fault, chance, keeper, longest_seconds=_LONGEST)
             done[name, fault] += 1
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
         _logger.info("%s; %s", dict(done), keeper.storm)
         assert keeper.storm.is_over, last_words(world)
         assert_ended_like(world, calm)
@@ -52,7 +52,7 @@ def test_six_minutes_of_silence_do_not_end_a_run(tmp_path: Path, teacher: Path) 
         keeper.watch(_SILENT_SECONDS)
         for wire in wires.values():
             wire.flows.set()
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
         _logger.info("%s", keeper.storm)
         assert keeper.storm.is_over, last_words(world)
         assert_ended_like(world, calm)

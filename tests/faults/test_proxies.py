@@ -47,7 +47,7 @@ def test_a_run_behind_proxies_that_fail_ends_like_one_without(
             fault = chance.choice(_FAULTS)
             _disturb(chance.choice(proxies), fault, world, keeper, chance)
             done[fault] += 1
-        keeper.watch(_RUN_SECONDS)
+        keeper.finish(_RUN_SECONDS)
 
         _logger.info("%s; %s", dict(done), keeper.storm)
         assert keeper.storm.is_over, last_words(world)

@@ -71,6 +71,20 @@ class Keeper:
             self._look()
             time.sleep(_LOOK_SECONDS)
 
+    def finish(self, seconds: float) -> None:
+        """Looks after the programs until the run is over and its servers serve.
+
+        One that was struck as the run ended is started again like every other.
+        """
+        deadline = time.monotonic() + seconds
+        self.watch(seconds)
+        servers = self._start.keys() - set(self._world.names)
+        while time.monotonic() < deadline and any(
+            self._running[name].process.poll() is not None for name in servers
+        ):
+            self._look()
+            time.sleep(_LOOK_SECONDS)
+
     def kill(self, name: str) -> None:
         """Kills a program that is not done; the next look starts it again."""
         if name not in self._done:
@@ -156,7 +170,7 @@ def weather(world: World, *, strikes: int, seed: int, patience: float) -> Storm:
         if keeper.storm.is_over:
             break
         keeper.strike(chance)
-    keeper.watch(patience)
+    keeper.finish(patience)
     return keeper.storm
 
 

@@ -1,10 +1,18 @@
+import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from unittest.mock import AsyncMock
 
 import pytest
+from grpc._cython import cygrpc
 
 from moma_core.errors import MomaError, NotAuthorizedError
-from moma_server.rpc.authorization import CertificateAuthorization, caller
+from moma_server.rpc.authorization import (
+    CertificateAuthorization,
+    caller,
+    errors_as_status,
+)
 from moma_server.teacher.server import HEALTH_SERVICE, SERVED, TEACHER_SERVICE
 from tests.support.federation.pki import Pki
 
@@ -63,3 +71,18 @@ def test_a_coordinator_may_ask_for_health_and_for_nothing_else() -> None:
 def test_there_is_no_caller_outside_the_gate() -> None:
     with pytest.raises(LookupError):
         caller()
+
+
+def test_a_server_that_stops_in_a_call_is_no_unexpected_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    context = AsyncMock()
+
+    async def scenario() -> None:
+        async with errors_as_status(context):
+            raise cygrpc._ServerStoppedError("Server already stopped.")
+
+    with caplog.at_level(logging.INFO), pytest.raises(cygrpc._ServerStoppedError):
+        asyncio.run(scenario())
+    assert not caplog.records
+    context.abort.assert_not_called()
