@@ -27,14 +27,15 @@ def overview(entries: list[Entry]) -> str:
         needs = next((entry["needs"] for entry in own if entry), None)
         if needs:
             allowed = _IN_SITE.get(needs, f"a local teacher ({needs})")
-            lines.append(_cells([row.name, allowed, *map(_score, own)]))
+            scores = [_spread(entry, "macro_f1") if entry else "" for entry in own]
+            lines.append(_cells([row.name, allowed, *scores]))
     return "\n".join(lines)
 
 
-def _score(entry: Entry | None) -> str:
-    if entry is None:
-        return ""
-    return f"{entry['macro_f1']:.3f} ± {entry['macro_f1_std']:.3f}"
+def _spread(entry: Entry, name: str) -> str:
+    """Returns mean and standard deviation over seeds; one seed has no deviation."""
+    mean = f"{entry[name]:.3f}"
+    return mean if entry["seeds"] < 2 else f"{mean} ± {entry[f'{name}_std']:.3f}"
 
 
 def as_markdown(entries: list[Entry]) -> str:
@@ -85,8 +86,8 @@ def _line(entry: Entry, references: list[str]) -> list[str]:
         entry["row"],
         entry["needs"],
         str(entry["seeds"]),
-        f"{entry['accuracy']:.3f} ± {entry['accuracy_std']:.3f}",
-        f"{entry['macro_f1']:.3f} ± {entry['macro_f1_std']:.3f}",
+        _spread(entry, "accuracy"),
+        _spread(entry, "macro_f1"),
         f"{entry['kappa']:.3f}" if is_ordered else "",
         f"{entry['ece']:.3f}",
         *(_difference(entry.get(f"minus_{name}")) for name in references),
