@@ -90,7 +90,7 @@ test-slow: install
 	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile \
 	    --ignore tests/e2e/test_images.py --ignore tests/e2e/test_endurance.py
 
-# Up to an hour: signals, links, memory and clocks fail at random while real runs go on. One
+# Half an hour: signals, links, memory and clocks fail at random while real runs go on. One
 # mode or one kind alone: make test-faults COUNT=100 SEED=7 ONLY=cached
 COUNT ?= 25
 SEED  ?= 1
