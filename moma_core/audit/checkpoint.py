@@ -4,6 +4,7 @@ Two checkpoints of one log are either of one history or proof of a fork. So ever
 keeps those that it was shown, and compares them with those that others were shown.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -143,6 +144,19 @@ class Checkpoint(BaseModel):
     def to_json(self) -> str:
         """Returns it as one line of JSON."""
         return self.model_dump_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What shows how two states of a log, or an entry and a state, belong together.
+
+    Args:
+        hashes: As `merkle` verifies them.
+        checkpoint: The newest state, signed.
+    """
+
+    hashes: tuple[bytes, ...]
+    checkpoint: Checkpoint
 
 
 def _body(origin: str, size: int, root: str, time_ms: int, key: str) -> bytes:

@@ -11,7 +11,6 @@ Its rules:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,33 +18,17 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 
 from moma_core.audit import merkle, tables
 from moma_core.audit.append import LogAppender
-from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.checkpoint import Checkpoint, Proof
 from moma_core.audit.entry import KeyEntry, OpenEntry, decode
 from moma_core.audit.merkle import MerkleNode, Term
-from moma_core.audit.receipt import Receipt
+from moma_core.audit.receipt import MOST_RECEIPTS, Receipt
 from moma_core.audit.tables import Head
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import AuditError, UnknownEntryError
 from moma_core.runtime.database import create_tables
 
-MOST_RECEIPTS = 256
-"""Receipts in one response."""
-
 MOST_AHEAD = timedelta(minutes=5)
 """By which the clocks of gateways may differ."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What shows how two states of a log, or an entry and a state, belong together.
-
-    Args:
-        hashes: As `merkle` verifies them.
-        checkpoint: The newest state, signed.
-    """
-
-    hashes: tuple[bytes, ...]
-    checkpoint: Checkpoint
 
 
 class AuditLog:

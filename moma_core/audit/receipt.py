@@ -21,6 +21,9 @@ from moma_core.teacher.card.card import TeacherCard
 LARGEST_RECEIPT_BYTES = 32 * 1024
 """Size of one receipt as JSON."""
 
+MOST_RECEIPTS = 256
+"""Receipts in one response."""
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:

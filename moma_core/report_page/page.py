@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from moma_core.report_page.charts import Chart
 from moma_core.runtime.files import make_empty_folder, write_private
+
+if TYPE_CHECKING:  # a dashboard takes words from here, and draws nothing
+    from moma_core.report_page.charts import Chart
 
 PAGE_NAME, JSON_NAME = "report.html", "report.json"
 
@@ -45,7 +47,7 @@ def strict_environment(*folders: Path) -> Environment:
 
 
 def write_report(
-    folder: Path, page: str, charts: Sequence[Chart], values: Mapping[str, Any]
+    folder: Path, page: str, charts: "Sequence[Chart]", values: Mapping[str, Any]
 ) -> list[Path]:
     """Writes the page, its numbers as JSON, and each chart as a PNG; returns the files.
 

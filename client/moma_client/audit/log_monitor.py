@@ -27,9 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from moma_client.audit.receipts import newest_shown, signed_by
 from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_core.audit import merkle
-from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint
+from moma_core.audit.checkpoint import MOST_CHECKPOINTS, Checkpoint, Proof
 from moma_core.audit.entry import OpenEntry
-from moma_core.audit.log import Proof
 from moma_core.audit.receipt import Receipt, check_receipt
 from moma_core.end_to_end.signatures import VerifyingKey
 from moma_core.errors import AuditError, LogForkError

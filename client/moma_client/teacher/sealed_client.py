@@ -23,8 +23,7 @@ from moma_client.teacher.channel import (
     TeacherMethod,
 )
 from moma_client.teacher.retry import error_of
-from moma_core.audit.checkpoint import Checkpoint
-from moma_core.audit.log import Proof
+from moma_core.audit.checkpoint import Checkpoint, Proof
 from moma_core.audit.receipt import Receipt
 from moma_core.end_to_end.hpke import SUITES, is_as_strong
 from moma_core.end_to_end.sealed_messages import (

@@ -6,11 +6,10 @@ Forms and sizes are checked here; whether a thing is true is checked where it is
 
 from collections.abc import Iterable
 
-from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.checkpoint import Checkpoint, Proof
 from moma_core.audit.entry import LARGEST_ENTRY_BYTES, SALT_BYTES
-from moma_core.audit.log import MOST_RECEIPTS, Proof
 from moma_core.audit.merkle import HASH_BYTES, MOST_PROOF_HASHES
-from moma_core.audit.receipt import Receipt
+from moma_core.audit.receipt import MOST_RECEIPTS, Receipt
 from moma_core.errors import AuditError
 from moma_proto.v1 import audit_pb2 as pb
 

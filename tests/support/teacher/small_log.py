@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from moma_core.audit import merkle
-from moma_core.audit.checkpoint import Checkpoint, TreeHead
+from moma_core.audit.checkpoint import Checkpoint, Proof, TreeHead
 from moma_core.audit.entry import (
     SALT_BYTES,
     LoggedEntry,
@@ -13,7 +13,6 @@ from moma_core.audit.entry import (
     commitment,
     encode,
 )
-from moma_core.audit.log import Proof
 from moma_core.audit.merkle import Frontier, MerkleNode
 from moma_core.audit.receipt import Receipt
 from moma_core.end_to_end.signatures import SigningKey

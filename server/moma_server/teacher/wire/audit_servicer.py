@@ -7,10 +7,9 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from moma_core.audit.checkpoint import Checkpoint
+from moma_core.audit.checkpoint import Checkpoint, Proof
 from moma_core.audit.entry import PolicyEntry, decode
 from moma_core.audit.ledger import Ledger
-from moma_core.audit.log import Proof
 from moma_core.errors import UnknownEntryError
 from moma_core.teacher.query import REQUEST_ID_BYTES
 from moma_proto.convert.audit import (
