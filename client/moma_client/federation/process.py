@@ -37,6 +37,7 @@ from moma_client.federation.run_state import look_at_coordinator, note_run_state
 from moma_core.errors import ConfigError, FederationError, MomaError, NotAuthorizedError
 from moma_core.federation.bounds import MOST_RESPONSE_BYTES
 from moma_core.pki.key_files import load_node_key, open_key
+from moma_core.runtime.cli import SafeLines
 from moma_core.runtime.files import make_folder, write_private
 
 # its own __name__ is __main__, which says nothing in a log
@@ -205,9 +206,9 @@ def _set_proxy(settings: NodeSettings) -> None:
 
 
 def _start_logging() -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll
     flower = logging.getLogger("flwr")
     flower.handlers.clear()  # its own would say everything again, in colours

@@ -67,6 +67,8 @@ def with_weights(
         make_folder(path.parent)
         write_private(path, json.dumps(found).encode())
     weights = read_weights(folder, task.round)
+    if weights.keys() != {each.card.name for each in teachers}:
+        raise _damaged(path)
     return tuple(replace(each, weight=weights[each.card.name]) for each in teachers)
 
 
@@ -83,10 +85,14 @@ def read_weights(folder: Path, round_number: int) -> dict[str, float]:
         found = parsed_json(path.read_bytes())
         return {name: float(each["weight"]) for name, each in found.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{path} is damaged, which holds what each teacher counts in a round: "
-            f"delete it, and that is measured anew"
-        ) from None
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged, which holds what each teacher counts in a round: delete "
+        "it, and that is measured anew"
+    )
 
 
 def _reasons(
