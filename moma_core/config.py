@@ -39,15 +39,20 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _rename_former_keys(cls, values: object) -> object:
+    def _rename_and_refuse(cls, values: object) -> object:
+        """Renames former keys; refuses truth (YAML's off, yes) where a number is due."""
         if not isinstance(values, Mapping):
             return values
-        renamed = dict(values)
+        found = dict(values)
         for former, name in cls.renamed_keys.items():
-            if former in renamed and name not in renamed:
+            if former in found and name not in found:
                 _logger.warning("config: %s is called %s now", former, name)
-                renamed[name] = renamed.pop(former)
-        return renamed
+                found[name] = found.pop(former)
+        for key in [key for key, value in found.items() if isinstance(value, bool)]:
+            due = cls.model_fields[key].annotation if key in cls.model_fields else bool
+            if (kinds := {due, *get_args(due)}) & {int, float} and bool not in kinds:
+                found[key] = repr(found[key])  # which pydantic reads as no number
+        return found
 
     def without_added(self) -> dict[str, object]:
         """Returns all values, but added keys that say what was done before them."""
@@ -173,9 +178,8 @@ def _is_small(values: object) -> bool:
     waiting, room = [values], _MOST_CHARACTERS
     while waiting and room > 0:
         value = waiting.pop()
-        room -= _VALUE_CHARACTERS + (
-            len(value) if isinstance(value, str | bytes) else 0
-        )
+        room -= _VALUE_CHARACTERS
+        room -= len(value) if isinstance(value, str | bytes) else 0
         if isinstance(value, Mapping):
             waiting.extend((*value.keys(), *value.values()))
         elif isinstance(value, list | tuple | set):
@@ -342,13 +346,6 @@ def _elsewhere(key: str, kind: type[BaseModel]) -> str:
         if any(key in part.model_fields for part in _parts(field.annotation)):
             places.append(f"{name}.{key}")
     return f"; it is {places[0]}" if len(places) == 1 else ""
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Returns the names that there are, the nearest first named, to end a sentence."""
-    near = get_close_matches(name, known, 1)
-    meant = f"; did you mean {near[0]}?" if near else ";"
-    return f"{meant} there is {', '.join(known)}"
 
 
 def _hint(rule: ErrorDetails, sections: Sequence[type[BaseModel]]) -> str:

@@ -39,7 +39,8 @@ ConfigError, DataError, CheckpointError and DiskError, which never leave the mac
 What else of an error leaves it stands in `CATALOGUE`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -74,6 +75,13 @@ def listed(names: Iterable[str]) -> str:
     first = list(islice(names, _MOST_LISTED + 1))
     shown = ", ".join(map(quoted, first[:_MOST_LISTED]))
     return f"{shown} and more" if len(first) > _MOST_LISTED else shown or "none"
+
+
+def known_names(name: str, known: Sequence[str]) -> str:
+    """Returns the names that there are, the nearest first named, to end a sentence."""
+    near = get_close_matches(name, known, 1)
+    meant = f"; did you mean {near[0]}?" if near else ";"
+    return f"{meant} there is {', '.join(known)}"
 
 
 class MomaError(Exception):

@@ -51,6 +51,14 @@ FAR = {"kind": "far", "address": "host:1"}
             {"teacher": FAR | {"views": "many"}},
             "teacher.views is 'many': write a whole number",
         ),
+        (
+            {"teacher": FAR | {"views": False}},  # as YAML reads off
+            "teacher.views is 'False': write a whole number",
+        ),
+        (
+            {"teacher": FAR, "items": [{"weight": True}]},
+            "items.0.weight is 'True': write a number",
+        ),
         ({"teacher": FAR | {"views": -1}}, "teacher.views is -1: write 0 or more"),
         (
             {"teacher": FAR | {"address": "host"}},

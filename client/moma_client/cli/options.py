@@ -3,8 +3,7 @@
 import argparse
 
 from moma_client.config.site import SiteConfig
-from moma_core.config import did_you_mean
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, known_names
 from moma_core.runtime.cli import Command, Subparsers, add_option, add_path, add_switch
 
 
@@ -55,5 +54,5 @@ def config_of(arguments: argparse.Namespace) -> SiteConfig:
     if name is None:
         raise ConfigError(f"say which teacher: --teacher {' or '.join(known)}")
     if name not in known:
-        raise ConfigError(f"there is no teacher {name!r}{did_you_mean(name, [*known])}")
+        raise ConfigError(f"there is no teacher {name!r}{known_names(name, [*known])}")
     return known[name]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from moma_client.config.site import SiteConfig
-from moma_core.config import did_you_mean
 from moma_core.distillation.methods.names import METHODS
-from moma_core.errors import ConfigError
+from moma_core.errors import ConfigError, known_names
 from moma_core.runtime.json_lines import read_json_objects
 
 CARD = "student.json"  # whose folder is a student's
@@ -123,7 +122,7 @@ def find_run(config: SiteConfig, run: str | None) -> Path:
     found = exact or [path for path in folders if run_name(path.name) == run]
     if not found:
         known = [run_name(path.name) or path.name for path in folders]
-        raise ConfigError(f"there is no run {run!r}{did_you_mean(run, known)}")
+        raise ConfigError(f"there is no run {run!r}{known_names(run, known)}")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ConfigError(f"{run} is the name of {len(found)} runs, name one: {names}")
@@ -151,7 +150,7 @@ def find_student(folder: Path, method: str) -> Path:
     """
     students = students_of(folder)
     if method not in students:
-        hint = did_you_mean(method, students) if students else " yet"
+        hint = known_names(method, students) if students else " yet"
         raise ConfigError(f"run {folder.name} has no student {method!r}{hint}")
     return folder / method
 
