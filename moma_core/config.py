@@ -40,7 +40,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rename_and_refuse(cls, values: object) -> object:
-        """Renames former keys; refuses truth (YAML's off, yes) where a number is due."""
+        """Renames former keys, and takes no truth (YAML's off) for a number."""
         if not isinstance(values, Mapping):
             return values
         found = dict(values)
