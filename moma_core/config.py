@@ -48,10 +48,11 @@ class Section(BaseModel):
             if former in found and name not in found:
                 _logger.warning("config: %s is called %s now", former, name)
                 found[name] = found.pop(former)
-        for key in [key for key, value in found.items() if isinstance(value, bool)]:
-            due = cls.model_fields[key].annotation if key in cls.model_fields else bool
-            if (kinds := {due, *get_args(due)}) & {int, float} and bool not in kinds:
-                found[key] = repr(found[key])  # which pydantic reads as no number
+        for key in found.keys() & cls.model_fields.keys():
+            kinds = [*_types_in(cls.model_fields[key].annotation)]
+            others = [each for each in kinds if issubclass(each, bool | BaseModel)]
+            if not others and not {int, float}.isdisjoint(kinds):
+                found[key] = _without_truth(found[key])
         return found
 
     def without_added(self) -> dict[str, object]:
@@ -63,6 +64,23 @@ class Section(BaseModel):
             for key, value in chosen.items()
             if key not in added or value != added[key]
         }
+
+
+def _types_in(annotation: object) -> Iterator[type]:
+    """Yields the types of the values that a field may hold, in lists and maps too."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _types_in(part)
+
+
+def _without_truth(value: object) -> object:
+    """Returns a value in which pydantic finds no 0 or 1 where YAML read off or on."""
+    if isinstance(value, bool):
+        return "on, yes or true" if value else "off, no or false"
+    if isinstance(value, Mapping):
+        return {key: _without_truth(each) for key, each in value.items()}
+    return [*map(_without_truth, value)] if isinstance(value, list) else value
 
 
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
@@ -88,8 +106,9 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
         ConfigError: One line for each broken rule, with the key and the bad value.
     """
     if not isinstance(values, Mapping):
+        held = {type(None): "nothing", list: "a list"}.get(type(values), "one value")
         raise ConfigError(
-            f"{origin} is not valid: it holds {_kind_of(values)}, and a config holds "
+            f"{origin} is not valid: it holds {held}, and a config holds "
             f"keys, a line each, such as `key: value`; `init` writes one"
         )
     context: dict[str, Any] = {"folder": origin.resolve().parent}
@@ -98,13 +117,6 @@ def validated(kind: type[ConfigT], values: object, origin: Path) -> ConfigT:
     except ValidationError as error:
         rules = (f"  {fault}" for fault in faults(kind, values, error))
         raise ConfigError("\n".join([f"{origin} is not valid:", *rules])) from None
-
-
-def _kind_of(values: object) -> str:
-    """Returns what a file holds in the place of keys."""
-    if values is None:
-        return "nothing"
-    return "a list" if isinstance(values, list) else "one value"
 
 
 _LONGEST_VALUE = 80
@@ -133,10 +145,11 @@ def read_config_file(
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
-        values = parse(content.decode("utf-8")) if _fits(content) else None
+        fits = len(content) <= _LARGEST_FILE_BYTES
+        values = parse(content.decode("utf-8")) if fits else None
     except Exception as error:  # the border: a parser raises anything for odd scalars
         raise unreadable(path, error) from error
-    if not _fits(content) or not _is_small(values):
+    if not fits or not _is_small(values):
         raise ConfigError(f"cannot read {path}: it is too large to be a config file")
     _refuse_repeated_keys(path, compose(content.decode("utf-8")))
     return values
@@ -167,10 +180,6 @@ def _refuse_repeated(path: Path, keys: Sequence[Any]) -> None:
                 f"line {lines[name]} already: keep one of the two"
             )
         lines[name] = line
-
-
-def _fits(content: bytes) -> bool:
-    return len(content) <= _LARGEST_FILE_BYTES
 
 
 def _is_small(values: object) -> bool:
@@ -382,12 +391,9 @@ def _located(
     return ".".join(names), sections
 
 
-def _parts(annotation: object) -> Iterator[type[BaseModel]]:
-    """Yields the sections that an annotation consists of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _parts(part)
+def _parts(annotation: object) -> list[type[BaseModel]]:
+    """Returns the sections that an annotation consists of."""
+    return [each for each in _types_in(annotation) if issubclass(each, BaseModel)]
 
 
 def _has_tag(section: type[BaseModel], tag: int | str) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from moma_core.config import Section, read_config_file, unreadable, validated
 from moma_core.errors import ConfigError
+from moma_core.training.settings import TrainingSettings
 
 
 class _Near(Section):
@@ -31,6 +32,9 @@ class _File(Section):
 
     teacher: Annotated[_Near | _Far, Field(discriminator="kind")]
     items: tuple[_Item, ...] = ()
+    sites: dict[str, int] | None = None
+    mean: tuple[float, float] | None = None
+    is_on: bool = False
     database: str | None = Field(default=None, pattern="^sqlite")
 
 
@@ -53,11 +57,19 @@ FAR = {"kind": "far", "address": "host:1"}
         ),
         (
             {"teacher": FAR | {"views": False}},  # as YAML reads off
-            "teacher.views is 'False': write a whole number",
+            "teacher.views is 'off, no or false': write a whole number",
         ),
         (
             {"teacher": FAR, "items": [{"weight": True}]},
-            "items.0.weight is 'True': write a number",
+            "items.0.weight is 'on, yes or true': write a number",
+        ),
+        (
+            {"teacher": FAR, "sites": {"a": 1, "b": True}},
+            "sites.b is 'on, yes or true': write a whole number",
+        ),
+        (
+            {"teacher": FAR, "mean": [0.5, False]},
+            "mean.1 is 'off, no or false': write a number",
         ),
         ({"teacher": FAR | {"views": -1}}, "teacher.views is -1: write 0 or more"),
         (
@@ -89,6 +101,17 @@ def test_a_broken_rule_is_a_sentence_with_key_and_value(
     head, rule = str(error.value).splitlines()
     assert head == "server.yaml is not valid:"
     assert rule.strip().startswith(said)
+
+
+def test_where_words_are_taken_as_well_a_truth_is_no_number() -> None:
+    with pytest.raises(ConfigError, match="'off, no or false': write a whole number"):
+        validated(TrainingSettings, {"workers": False}, Path("config.yaml"))
+
+
+def test_a_truth_is_taken_where_one_is_due() -> None:
+    values = {"teacher": FAR, "is_on": True, "sites": {"a": 1}}
+
+    assert validated(_File, values, Path("server.yaml")).is_on
 
 
 @pytest.mark.parametrize(
