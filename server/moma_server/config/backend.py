@@ -18,8 +18,8 @@ class InputSection(Section):
     )
     values: Literal["normalised", "unit", "bytes"] = Field(
         default="normalised",
-        description="normalised: float32 by the card's mean and std; unit: float32 "
-        "from 0 to 1; bytes: from 0 to 255, uint8 or what an ONNX input takes.",
+        description="normalised: by the card's mean and std; unit: from 0 to 1; bytes: "
+        "from 0 to 255. As float32 and uint8, or what the model says that it takes.",
     )
 
 

@@ -39,6 +39,8 @@ _logger = logging.getLogger(__name__)
 
 # a message above the server's limit (KServe's is 8 MiB), a batch above the model's
 _TOO_MANY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT)
+# not every server describes its models
+_NOT_DESCRIBED = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
 _FLOATS: Mapping[str, type[np.generic]] = {
     "FP16": np.float16,
     "FP32": np.float32,
@@ -108,9 +110,9 @@ class OpenInferenceRunner:
 
     def run(self, values: Array, wanted: tuple[str, ...]) -> Mapping[str, Array]:
         """Returns the outputs that the server gives; see `Runner`."""
-        request = self._request(values, wanted)
         limit = self._section.timeout_seconds
         try:
+            request = self._request(values, wanted)
             response = self._stub.ModelInfer(request, timeout=limit)
         except grpc.RpcError as error:
             code, details = _status(error)
@@ -144,9 +146,12 @@ class OpenInferenceRunner:
     def _type_of(self, name: str, *, is_whole: bool) -> str:
         """Returns what the server says that an input takes, if patches can be that."""
         try:
-            said = {each.name: each.dtype for each in self.inputs}.get(name, "")
-        except ConfigError:  # not every server describes its models
-            said = ""
+            found = self._description(self._section.timeout_seconds)
+        except grpc.RpcError as error:
+            if error.code() not in _NOT_DESCRIBED:
+                raise
+            found = self._described = pb.ModelMetadataResponse()
+        said = {each.name: each.datatype for each in found.inputs}.get(name, "")
         usual = "UINT8" if is_whole else "FP32"
         return said if said in (_NUMBERS if is_whole else _FLOATS) else usual
 
@@ -160,17 +165,17 @@ class OpenInferenceRunner:
         return names[0]
 
     def _metadata(self) -> pb.ModelMetadataResponse:
+        try:
+            return self._description(_METADATA_SECONDS)
+        except grpc.RpcError as error:
+            raise self._fault(error) from None
+
+    def _description(self, limit_seconds: float) -> pb.ModelMetadataResponse:
         if self._described is None:
-            section = self._section
-            request = pb.ModelMetadataRequest(
-                name=section.model, version=section.version
+            which = {"name": self._section.model, "version": self._section.version}
+            self._described = self._stub.ModelMetadata(
+                pb.ModelMetadataRequest(**which), timeout=limit_seconds
             )
-            try:
-                self._described = self._stub.ModelMetadata(
-                    request, timeout=_METADATA_SECONDS
-                )
-            except grpc.RpcError as error:
-                raise self._fault(error) from None
         return self._described
 
     def _fault(self, error: grpc.RpcError) -> ConfigError:

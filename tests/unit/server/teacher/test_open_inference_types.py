@@ -1,5 +1,6 @@
 """Patches go to a model server as the type that it says its model takes."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,12 +9,14 @@ import grpc
 import numpy as np
 import pytest
 
+from moma_core.errors import TeacherUnavailableError
 from moma_proto.oip import open_inference_pb2 as pb
 from moma_proto.oip import open_inference_pb2_grpc as rpc
 from moma_server.config.backend import OipBackend
 from moma_server.teacher.inference.open_inference import OpenInferenceRunner
 from tests.support.machine.ports import LOOPBACK
 
+_LONGEST_SECONDS = 60.0
 _TYPES = {
     "FP16": "<f2",
     "FP32": "<f4",
@@ -29,8 +32,13 @@ class _Model(rpc.GRPCInferenceServiceServicer):
 
     def __init__(self) -> None:
         self.takes = "FP32"
+        self.asked = 0  # for its description
+        self.goes = threading.Event()
+        self.goes.set()
 
     def ModelMetadata(self, _request: Any, context: Any) -> pb.ModelMetadataResponse:
+        self.asked += 1
+        self.goes.wait(_LONGEST_SECONDS)
         if not self.takes:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
         tensor = pb.ModelMetadataResponse.TensorMetadata
@@ -52,7 +60,7 @@ class _Model(rpc.GRPCInferenceServiceServicer):
 @pytest.fixture
 def model() -> Iterator[tuple[_Model, str]]:
     served = _Model()
-    server = grpc.server(ThreadPoolExecutor(1))
+    server = grpc.server(ThreadPoolExecutor(2))
     rpc.add_GRPCInferenceServiceServicer_to_server(served, server)
     port = server.add_insecure_port(f"{LOOPBACK}:0")
     server.start()
@@ -60,15 +68,20 @@ def model() -> Iterator[tuple[_Model, str]]:
     server.stop(None)
 
 
-def _asked(address: str, values: np.ndarray[Any, Any], name: str = "") -> Any:
+def _runner(address: str, name: str = "", **settings: float) -> OpenInferenceRunner:
     section = OipBackend(
         kind="oip",
         address=address,
         model="model",
         input={"name": name},
         outputs={"embedding": "rows"},
+        **settings,
     )
-    return OpenInferenceRunner(section).run(values, ("rows",))["rows"]
+    return OpenInferenceRunner(section)
+
+
+def _asked(address: str, values: np.ndarray[Any, Any], name: str = "") -> Any:
+    return _runner(address, name).run(values, ("rows",))["rows"]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +116,39 @@ def test_an_input_that_the_server_does_not_list_gets_the_usual_type(
     np.testing.assert_array_equal(_asked(address, values, "another"), values)
 
 
-def test_a_server_that_describes_no_model_gets_the_usual_type(
+@pytest.mark.parametrize("takes", ["INT32", "UINT8", "BF16"])
+def test_parts_of_one_are_sent_as_no_whole_numbers(
+    model: tuple[_Model, str], takes: str
+) -> None:
+    served, address = model
+    served.takes = takes
+
+    with pytest.raises(TeacherUnavailableError, match="INVALID_ARGUMENT"):
+        _asked(address, np.full((1, 2), 0.5, np.float32))
+
+
+def test_a_server_that_describes_no_model_is_asked_for_it_once(
     model: tuple[_Model, str],
 ) -> None:
     served, address = model
     served.takes = ""
     values = np.ones((1, 2), np.float32)
+    runner = _runner(address, "images")
 
-    np.testing.assert_array_equal(_asked(address, values, "images"), values)
+    for _ in range(3):
+        np.testing.assert_array_equal(runner.run(values, ("rows",))["rows"], values)
+    assert served.asked == 1
+
+
+def test_a_server_that_is_slow_to_describe_its_model_ends_the_pass_in_time(
+    model: tuple[_Model, str],
+) -> None:
+    served, address = model
+    served.goes.clear()
+    runner = _runner(address, "images", timeout_seconds=0.2)
+
+    try:
+        with pytest.raises(TeacherUnavailableError, match=r"within 0\.2 s"):
+            runner.run(np.ones((1, 2), np.float32), ("rows",))
+    finally:
+        served.goes.set()
