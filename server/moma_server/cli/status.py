@@ -21,7 +21,7 @@ def status_lines(status: Row) -> Iterator[str]:
             yield f"waiting: {run['waiting']}"
         yield f"sites online: {', '.join(run['online']) or 'none'}"
         away = sorted(set(run["registered"]) - set(run["online"]))
-        if away and run["outcome"] is None:  # after the last round they leave
+        if away and run["outcome"] != "finished":  # after its last round they leave
             yield f"sites not connected: {', '.join(away)}"
         for record in run["history"]:
             took_part = ", ".join(record["took_part"]) or "nobody"

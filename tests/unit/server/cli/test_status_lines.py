@@ -20,8 +20,10 @@ def _status(outcome: str | None) -> dict[str, Any]:
     return {"federation": "hub", "run": run}
 
 
-@pytest.mark.parametrize(("outcome", "is_missed"), [(None, True), ("completed", False)])
-def test_sites_are_missed_while_the_run_goes_on(
+@pytest.mark.parametrize(
+    ("outcome", "is_missed"), [(None, True), ("stopped", True), ("finished", False)]
+)
+def test_sites_are_missed_until_the_run_has_finished(
     outcome: str | None, is_missed: bool
 ) -> None:
     lines = list(status_lines(_status(outcome)))
