@@ -24,6 +24,7 @@ from moma_core.errors import (
 )
 from moma_core.network.address import network_of
 from moma_core.policy.token_bucket import TokenBucket
+from moma_server.rpc.authorization import server_has_stopped
 from moma_server.rpc.limits import (
     Behaviour,
     Context,
@@ -174,6 +175,8 @@ async def _errors_mapped(context: Context) -> AsyncIterator[None]:
         _logger.error("an enrolment call failed: %s", error)
         await context.abort(grpc.StatusCode.UNAVAILABLE, _NOT_IN_ORDER)
     except Exception as error:
+        if server_has_stopped(error):
+            raise
         status = next(
             (code for kind, code in _STATUSES.items() if isinstance(error, kind)), None
         )

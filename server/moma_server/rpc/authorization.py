@@ -270,9 +270,14 @@ async def errors_as_status(
     except grpc.aio.AbortError:
         raise
     except Exception as error:
-        if type(error).__name__ == _SERVER_STOPPED:
-            raise  # it ends the call, and says so in one line
+        if server_has_stopped(error):
+            raise
         await _abort(error, context)
+
+
+def server_has_stopped(error: Exception) -> bool:
+    """Whether gRPC raised it as its server stopped: it ends the call, and says so."""
+    return type(error).__name__ == _SERVER_STOPPED
 
 
 async def _abort(error: Exception, context: Context) -> NoReturn:

@@ -22,6 +22,7 @@ _LOOK_SECONDS = 0.1
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 _LONGEST_PAUSE_SECONDS = 6.0  # between two strikes
 _LONGEST_STOP_SECONDS = 5.0  # of a process that stands still
+_LONGEST_END_SECONDS = 20.0  # from SIGTERM, with calls that are answered first
 _FASTEST_RESTART_SECONDS = 1.0  # as the unit files say
 _GENTLE_RATE = 0.001
 
@@ -61,6 +62,7 @@ class Keeper:
         self._running: dict[str, Program] = {}
         self._started: dict[str, float] = {}
         self._done: set[str] = set()
+        self._ends_by = 0.0  # until then a program may still be about to end
         for name in self._start:
             self._run(name)
 
@@ -72,15 +74,17 @@ class Keeper:
             time.sleep(_LOOK_SECONDS)
 
     def finish(self, seconds: float) -> None:
-        """Looks after the programs until the run is over and its servers serve.
+        """Looks after the programs until the run is over and its servers run.
 
-        One that was struck as the run ended is started again like every other.
+        One that was struck as the run ended is started again like every other, also
+        where it takes its time to end.
         """
         deadline = time.monotonic() + seconds
         self.watch(seconds)
         servers = self._start.keys() - set(self._world.names)
-        while time.monotonic() < deadline and any(
-            self._running[name].process.poll() is not None for name in servers
+        while time.monotonic() < deadline and (
+            time.monotonic() < self._ends_by
+            or any(self._running[name].process.poll() is not None for name in servers)
         ):
             self._look()
             time.sleep(_LOOK_SECONDS)
@@ -117,6 +121,8 @@ class Keeper:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
             self.storm.strikes[name, role, signal.Signals(number).name] += 1
+        if number == signal.SIGTERM:
+            self._ends_by = time.monotonic() + _LONGEST_END_SECONDS
         if number == signal.SIGSTOP:
             self.watch(lasts)
             with suppress(ProcessLookupError):
