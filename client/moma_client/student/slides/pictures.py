@@ -65,7 +65,7 @@ def heat_map(outputs: SlideOutputs, shown: Sequence[int]) -> Figure:
             vmax=1,
             interpolation="nearest",
         )
-        panel.imshow(_unread(outputs), extent=_extent(outputs))
+        _hatch(panel, outputs, _unread(outputs))
         title = f"probability of {outputs.names[number]}"
         width_inches = figure.get_figwidth() * panel.get_position().width
         panel.set_title(_wrapped(title, width_inches), fontsize=10)
@@ -99,7 +99,7 @@ def class_map(outputs: SlideOutputs) -> Figure:
     colours = class_colours(len(outputs.names), is_ordered=outputs.is_ordered)
     layer = _coloured(outputs, colours)
     panel.imshow(layer, extent=_extent(outputs), interpolation="nearest")
-    panel.imshow(_unread(outputs), extent=_extent(outputs))
+    _hatch(panel, outputs, _unread(outputs))
     panel.set_title("likeliest class", fontsize=10)
     _finish(panel, outputs)
     keys = list(_keys(outputs, colours))
@@ -194,7 +194,7 @@ def share_text(share: float) -> str:
 
 def _show_slide(panel: Axes, outputs: SlideOutputs) -> None:
     panel.imshow(outputs.thumbnail, extent=_extent(outputs))
-    panel.imshow(_hatched(outputs.damaged), extent=_extent(outputs))
+    _hatch(panel, outputs, outputs.damaged)
     panel.set_title("slide", fontsize=10)
     _finish(panel, outputs)
 
@@ -283,23 +283,25 @@ def _coloured(
     return layer
 
 
-def _unread(outputs: SlideOutputs) -> NDArray[np.uint8]:
-    """Returns stripes over the patches that were not read, (H, W, 4) uint8."""
+def _unread(outputs: SlideOutputs) -> NDArray[np.bool_]:
+    """Returns where patches were not read, (H, W)."""
     shape, boxes = _boxes(outputs)
     mask = np.zeros(shape, np.bool_)
     for left, top, right, bottom in boxes[~outputs.has_shares].tolist():
         mask[top:bottom, left:right] = True
-    return _hatched(mask)
+    return mask
 
 
-def _hatched(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Returns a mask, (H, W), as a layer of stripes, (H, W, 4) uint8."""
+def _hatch(panel: Axes, outputs: SlideOutputs, mask: NDArray[np.bool_]) -> None:
+    """Lays stripes over a mask, (H, W); a layer of nothing would take as long."""
+    if not mask.any():
+        return
     period = max(2, round(max(mask.shape) * _HATCH))
     y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
     layer = np.zeros((*mask.shape, 4), np.uint8)
     layer[mask] = (*_PALE, 255)
     layer[mask & ((x + y) % period < period / 2)] = (*_UNREAD, 255)
-    return layer
+    panel.imshow(layer, extent=_extent(outputs))
 
 
 @_as_written
