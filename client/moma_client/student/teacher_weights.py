@@ -90,8 +90,8 @@ def read_weights(folder: Path, round_number: int) -> dict[str, float]:
 
 def _damaged(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"{path} is damaged, which holds what each teacher counts in a round: delete "
-        "it, and that is measured anew"
+        f"{path} is damaged or of other teachers, and holds what each one counts in a "
+        "round: delete it, and that is measured anew"
     )
 
 
