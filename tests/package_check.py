@@ -91,7 +91,7 @@ def check_fresh_server(program: Path, folder: Path) -> None:
         cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=600,  # on a busy machine
         check=False,
     )
     assert checked.returncode == 1, checked
@@ -105,7 +105,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
         cwd=cwd,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=600,  # on a busy machine
         check=True,
     )
     return done.stdout.strip()

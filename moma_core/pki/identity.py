@@ -306,12 +306,12 @@ def check_host(host: str) -> None:
         CertificateError: It is neither; a wildcard is not, either. Or it stands for all
             addresses of a machine: nobody reaches it by that.
     """
-    if is_wildcard(host):
-        raise CertificateError(
-            f"{host} is every address of a machine, and nobody can call it by that: "
-            f"name the host name or address that the others use"
-        )
     if is_address(host):
+        if is_wildcard(host):
+            raise CertificateError(
+                f"{host} is every address of a machine, and nobody can call it by "
+                "that: name the host name or address that the others use"
+            )
         return
     is_name = len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)
     if not is_name or host.rpartition(".")[2].isdecimal():
@@ -322,9 +322,9 @@ def check_host(host: str) -> None:
 
 
 def is_address(host: str) -> bool:
-    """Whether it is an IP address."""
+    """Whether it is an IP address; one with a zone is of one machine alone."""
     try:
         ip_address(host)
     except ValueError:
         return False
-    return True
+    return "%" not in host  # behind it Python takes whatever stands there

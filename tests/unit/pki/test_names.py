@@ -55,6 +55,7 @@ def test_a_host_is_a_name_or_an_address(host: str) -> None:
         *("", " ", "a b", "a..b", ".a", "a.", "-a", "a-", "*.example.org", "é.org"),
         *("teacher.org:8444", "https://teacher.org", "[::1]", "10.0.0", "10.0.0.999"),
         *("a\n", "a" * 64, "x." * 127 + "x"),
+        *("fe80::1%eth0", "fe80::1%\x1b[2J", "::%\x00"),  # a zone may be anything
     ],
 )
 def test_what_is_neither_is_no_host(host: str) -> None:
