@@ -50,8 +50,8 @@ class Section(BaseModel):
                 found[name] = found.pop(former)
         for key in found.keys() & cls.model_fields.keys():
             kinds = [*_types_in(cls.model_fields[key].annotation)]
-            others = [each for each in kinds if issubclass(each, bool | BaseModel)]
-            if not others and not {int, float}.isdisjoint(kinds):
+            takes_truth = any(issubclass(each, bool | BaseModel) for each in kinds)
+            if not takes_truth and (int in kinds or float in kinds):
                 found[key] = _without_truth(found[key])
         return found
 
@@ -145,11 +145,11 @@ def read_config_file(
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE_BYTES + 1)
-        fits = len(content) <= _LARGEST_FILE_BYTES
-        values = parse(content.decode("utf-8")) if fits else None
+        is_large = len(content) > _LARGEST_FILE_BYTES
+        values = None if is_large else parse(content.decode("utf-8"))
     except Exception as error:  # the border: a parser raises anything for odd scalars
         raise unreadable(path, error) from error
-    if not fits or not _is_small(values):
+    if is_large or not _is_small(values):
         raise ConfigError(f"cannot read {path}: it is too large to be a config file")
     _refuse_repeated_keys(path, compose(content.decode("utf-8")))
     return values

@@ -8,7 +8,7 @@ reference patch shows.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -128,8 +128,12 @@ class OpenInferenceRunner:
 
     def _request(self, values: Array, wanted: tuple[str, ...]) -> pb.ModelInferRequest:
         section = self._section
-        name = section.input.name or self._only_input()
-        datatype = self._type_of(name, is_whole=values.dtype == np.uint8)
+        inputs = self._inputs_in_time()
+        name = section.input.name or self._only_one(inputs)
+        usual, fit = "FP32", _FLOATS
+        if values.dtype == np.uint8:
+            usual, fit = "UINT8", _NUMBERS
+        datatype = inputs[name] if inputs.get(name) in fit else usual
         dtype = np.dtype(_NUMBERS[datatype]).newbyteorder("<")
         given = pb.ModelInferRequest.InferInputTensor(
             name=name, datatype=datatype, shape=values.shape
@@ -143,26 +147,23 @@ class OpenInferenceRunner:
             raw_input_contents=[values.astype(dtype, copy=False).tobytes()],
         )
 
-    def _type_of(self, name: str, *, is_whole: bool) -> str:
-        """Returns what the server says that an input takes, if patches can be that."""
+    def _inputs_in_time(self) -> dict[str, str]:
+        """Returns the type of each input that is listed, within the time of a pass."""
         try:
             found = self._description(self._section.timeout_seconds)
         except grpc.RpcError as error:
             if error.code() not in _NOT_DESCRIBED:
                 raise
             found = self._described = pb.ModelMetadataResponse()
-        said = {each.name: each.datatype for each in found.inputs}.get(name, "")
-        usual = "UINT8" if is_whole else "FP32"
-        return said if said in (_NUMBERS if is_whole else _FLOATS) else usual
+        return {each.name: each.datatype for each in found.inputs}
 
-    def _only_input(self) -> str:
-        names = [each.name for each in self.inputs]
-        if len(names) != 1:
+    def _only_one(self, inputs: Collection[str]) -> str:
+        if len(inputs) != 1:
             raise ConfigError(
-                f"the model server lists {len(names)} inputs of "
+                f"the model server lists {len(inputs)} inputs of "
                 f"{self._section.model!r}: name backend.input.name"
             )
-        return names[0]
+        return next(iter(inputs))
 
     def _metadata(self) -> pb.ModelMetadataResponse:
         try:
