@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
     KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 
 from moma_core.errors import CertificateError, quoted
-from moma_core.pki.key_files import open_key
+from moma_core.pki.key_files import load_private_key
 from moma_core.runtime.canonical_json import canonical_json, parsed_json
 from moma_core.runtime.files import write_private
 
@@ -123,7 +122,7 @@ class SigningKey:
         Raises:
             CertificateError: As `open_key`, or it is no Ed25519 key.
         """
-        key = load_pem_private_key(open_key(path, passphrase_file), None)
+        key = load_private_key(path, passphrase_file)
         if not isinstance(key, Ed25519PrivateKey):
             raise CertificateError(f"the signing key {path} is no Ed25519 key")
         return cls(key)

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -219,7 +219,7 @@ def check_pair(certificate_pem: bytes, key_pem: bytes) -> None:
     """
     try:
         key = load_pem_private_key(key_pem, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise CertificateError("the private key cannot be read") from None
     if load_certificate(certificate_pem).public_key() != key.public_key():
         raise CertificateError("the certificate does not belong to the key")
@@ -385,7 +385,7 @@ def load_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
     """
     try:
         key = load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError("the private key cannot be read") from error
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return key

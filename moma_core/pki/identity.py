@@ -48,13 +48,14 @@ UNREADABLE: Final = (
     ValueError,
     TypeError,
     OverflowError,
+    NotImplementedError,  # an SSH key whose point is compressed
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,  # such as an X.400 address
 )
-"""What the library raises over a certificate, request or list that it cannot read."""
+"""What the library raises over a key, certificate, request or list it cannot read."""
 
 
 @dataclass(frozen=True, slots=True)

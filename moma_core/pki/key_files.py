@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
@@ -31,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from moma_core.errors import CertificateError
 from moma_core.pki.certificates import Credential, check_pair, create_key
+from moma_core.pki.identity import UNREADABLE
 from moma_core.runtime.files import make_folder, write_private
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -102,11 +102,19 @@ def open_key(path: Path, passphrase_file: Path | None = None) -> bytes:
         CertificateError: The file is missing, open to others or no key; or the
             passphrase is missing, wrong, or there is one where none is needed.
     """
-    content = read_private(path)
-    key = _loaded(path, content, read_passphrase(passphrase_file))
-    is_openssh = content.startswith(_OPENSSH)
-    form = PrivateFormat.OpenSSH if is_openssh else PrivateFormat.PKCS8
+    key, form = _read(path, passphrase_file)
     return key.private_bytes(Encoding.PEM, form, NoEncryption())
+
+
+def load_private_key(
+    path: Path, passphrase_file: Path | None = None
+) -> PrivateKeyTypes:
+    """Returns a private key of any kind.
+
+    Raises:
+        CertificateError: As `open_key`.
+    """
+    return _read(path, passphrase_file)[0]
 
 
 def read_credential(
@@ -166,14 +174,20 @@ def _loader(content: bytes) -> Callable[[bytes, bytes | None], PrivateKeyTypes]:
     return load_ssh_private_key if is_openssh else load_pem_private_key
 
 
-def _loaded(path: Path, content: bytes, passphrase: bytes | None) -> PrivateKeyTypes:
+def _read(
+    path: Path, passphrase_file: Path | None
+) -> tuple[PrivateKeyTypes, PrivateFormat]:
+    content = read_private(path)
+    passphrase = read_passphrase(passphrase_file)
+    is_openssh = content.startswith(_OPENSSH)
+    form = PrivateFormat.OpenSSH if is_openssh else PrivateFormat.PKCS8
     try:
-        return _loader(content)(content, passphrase)
+        return _loader(content)(content, passphrase), form
     except TypeError:
         wanted = "is not encrypted, drop" if passphrase else "is encrypted, name"
         message = f"the key {path} {wanted} its passphrase file"
         raise CertificateError(message) from None
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         message = f"the key {path} cannot be read: it is none, or of another passphrase"
         raise CertificateError(message) from None
 
@@ -203,7 +217,7 @@ def load_node_key(private: bytes) -> ec.EllipticCurvePrivateKey:
     """
     try:
         key = _loader(private)(private, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError("the node key cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_p384(key.curve):
         raise CertificateError("the node key is not an EC P-384 key")
@@ -226,7 +240,7 @@ def load_public_node_key(public: bytes) -> ec.EllipticCurvePublicKey:
         raise CertificateError(f"a node key of {len(public)} bytes is not read")
     try:
         key = load_ssh_public_key(public)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateError("the node key is not in OpenSSH form") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not _is_p384(key.curve):
         raise CertificateError("the node key is not an EC P-384 key")

@@ -1,5 +1,6 @@
 """Certificates, requests, lists, tokens and keys of the parties."""
 
+import base64
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PrivateFormat,
+    PublicFormat,
 )
 from cryptography.x509.oid import NameOID
 
@@ -53,6 +55,18 @@ def _certificate(peer: PeerName = _SITE) -> bytes:
 def _authorized(pem: bytes, **settings: Any) -> object:
     given = {"now": _NOW, "revoked": (), "federation": "moma", "kinds": ("site",)}
     return authorize(pem, **{**given, **settings})
+
+
+def _compressed_node_key() -> bytes:
+    """Returns a public key as RFC 5656 allows it, and the library does not."""
+    point = (
+        ec.generate_private_key(ec.SECP384R1())
+        .public_key()
+        .public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    )
+    parts = (b"ecdsa-sha2-nistp384", b"nistp384", point)
+    framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return b"ecdsa-sha2-nistp384 " + base64.b64encode(framed)
 
 
 def _expired(_: Path) -> object:
@@ -269,6 +283,11 @@ KEYS = (
     BadInput(
         "a node key that is none",
         lambda _: load_public_node_key(b"ssh-rsa AAAA"),
+        "the node key is not in OpenSSH form",
+    ),
+    BadInput(
+        "a node key whose point is compressed",
+        lambda _: load_public_node_key(_compressed_node_key()),
         "the node key is not in OpenSSH form",
     ),
     BadInput(

@@ -3,6 +3,12 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from moma_core.end_to_end.signatures import SigningKey, VerifyingKey
 from moma_core.errors import CertificateError
@@ -64,6 +70,16 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_private(path, create_key())
     with pytest.raises(CertificateError, match="is no Ed25519 key"):
         SigningKey.load(path)
+
+
+def test_a_key_that_ssh_keygen_made_is_a_signing_key(tmp_path: Path) -> None:
+    key, path = Ed25519PrivateKey.generate(), tmp_path / "signing.key"
+    form = (Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    write_private(path, key.private_bytes(*form))
+
+    public = SigningKey.load(path).public
+
+    assert public == VerifyingKey(key.public_key().public_bytes_raw())
 
 
 @pytest.mark.parametrize(
