@@ -85,7 +85,8 @@ def head_slices(rows: Tensor, heads: int) -> Tensor:
     """
     if heads == 1:
         return rows.unsqueeze(0)
-    return F.normalize(rows.view(len(rows), heads, -1), dim=2).transpose(0, 1)
+    slices = rows.view(len(rows), heads, rows.shape[1] // heads)  # rows may be none
+    return F.normalize(slices, dim=2).transpose(0, 1)
 
 
 class LabelTerms(NamedTuple):

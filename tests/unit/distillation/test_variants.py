@@ -1,6 +1,7 @@
 """The named variants of attention, head and bank, all through the one step."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -60,6 +61,38 @@ def test_every_variant_teaches_the_student(
     assert any(grad is not None and grad.abs().sum() > 0 for grad in gradients)
     assert all(grad is None or grad.isfinite().all() for grad in gradients)
     assert distiller.bank.cursor == 6
+
+
+def _options() -> Iterator[dict[str, Any]]:
+    """Yields every value that an option can take, alone, and numbers that switch on."""
+    yield from ({"relation_heads": 4}, {"hint_weight": 0.5})
+    for name, field in DistillationSettings.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            for value in get_args(field.annotation):
+                needs = {"attention": "gated"} if name.startswith("attention_") else {}
+                yield {name: value, **needs}
+
+
+@pytest.mark.parametrize("options", [*_options()], ids=str)
+def test_every_option_trains_from_an_empty_bank(options: dict[str, Any]) -> None:
+    """As a run begins: the first step has no key to compare with."""
+    start = {"attention_heads": 2, "bank_size": 12, "feature_length": 8}
+    settings = DistillationSettings(**start, **options)
+    distiller = MomaDistiller(
+        ConvEncoder(),
+        settings,
+        teacher_length=8,
+        teacher_classes=3,
+        class_order=torch.arange(3),
+    )
+
+    for _ in range(3):
+        output = _step(distiller)
+        output.losses.total.backward()
+        distiller.update_memory(output.new_keys)
+
+    gradients = [weight.grad for weight in distiller.student.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
 
 
 def test_shared_attention_is_one_module_and_learns() -> None:
