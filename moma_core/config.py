@@ -85,7 +85,11 @@ def _without_truth(value: object) -> object:
 
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
     folder = (info.context or {}).get("folder", Path())
-    return Path(folder) / path.expanduser()
+    try:
+        return Path(folder) / path.expanduser()
+    except RuntimeError:
+        home = printable_line(path.parts[0])
+        raise ValueError(f"nobody here has a home {home}: write it out") from None
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]

@@ -70,6 +70,13 @@ CONFIGS = (
         "cannot read .: it is a folder: name the file, such as ./config.yaml",
     ),
     _config(
+        "a home of nobody",
+        _SERVER.replace("state_dir: s", "state_dir: ~nobody-here/state"),
+        "./c.yaml is not valid:\n  state_dir: nobody here has a home ~nobody-here: "
+        "write it out",
+        ServerConfig,
+    ),
+    _config(
         "a tab in YAML",
         "site: a\ndata:\n\tkind: x\n",
         "cannot read ./c.yaml: line 3, column 1: a tab stands where YAML wants spaces: "

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def _saved(value: object) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
+
+
+def _of_later_version(archive: bytes) -> bytes:
+    """Returns an archive whose entries need version 24.7 of the format."""
+    return re.sub(rb"(?s)(?<=PK\x01\x02..)..", bytes([247, 0]), archive)
 
 
 def _resumed(path: Path) -> object:
@@ -86,6 +92,11 @@ CHECKPOINTS = (
         written(read_tensors, "t.pt", _saved({"a": torch.ones(9)})[:300]),
         "cannot read weights ./t.pt: the file is damaged, or not what "
         "torch.save writes (RuntimeError)",
+    ),
+    BadInput(
+        "weights of others in an archive of a later version",
+        written(read_tensors, "t.pt", _of_later_version(_saved({"a": torch.ones(9)}))),
+        "cannot read ./t.pt: it is damaged (zip file version 24.7); fetch it again",
     ),
     BadInput(
         "weights named like a pickle",

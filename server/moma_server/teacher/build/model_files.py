@@ -3,7 +3,6 @@
 Nothing in them is run here, and nothing is fetched.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from moma_core.config import Section
 from moma_core.errors import ConfigError, printable_line, quoted
+from moma_core.models.archives import archive_entries
 from moma_core.models.settings import ModelArgs
 from moma_core.runtime.canonical_json import parsed_json
 from moma_server.teacher.build.signature import DEFAULT_SIDE_PX, MOST_SIDE_PX
@@ -80,13 +80,7 @@ def _check_holds_something(path: Path) -> None:
 
 
 def _program_in(path: Path) -> Literal["torchscript", "exported"] | None:
-    try:
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+    names = [entry.filename for entry in archive_entries(path)]
     if any("/code/" in name for name in names):
         return "torchscript"
     if any(
