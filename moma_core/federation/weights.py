@@ -3,18 +3,21 @@
 The form is safetensors: no code in it, names and shapes in front.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.task import Weights
+from moma_core.runtime.canonical_json import canonical_json
 from moma_core.runtime.files import write_private
 
 _MOST_HEADER_BYTES = 1 << 20  # some thousand tensors; each becomes an object
@@ -30,6 +33,7 @@ _UNREADABLE = (
     ValueError,
     AttributeError,
 )
+_DIGEST = "sha256"  # key of the header
 _DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "uint8"})
 
 
@@ -111,7 +115,9 @@ def save_weights(
     path: Path, weights: Weights, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Writes `weights`, with `metadata` in the header, whole or not at all."""
-    write_private(path, weights_to_bytes(weights, metadata))
+    about = dict(metadata or {})
+    about[_DIGEST] = _digest(weights, about)
+    write_private(path, weights_to_bytes(weights, about))
 
 
 class StoredWeights(Mapping[str, NDArray[Any]]):
@@ -162,9 +168,13 @@ def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
     try:
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the handle is no mapping
-            return tensors, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
     except _UNREADABLE as error:
         raise CheckpointError(f"{path} is missing or damaged") from error
+    digest = metadata.pop(_DIGEST, None)  # none in a file of the release before
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise CheckpointError(f"{path} is damaged: it is not what was written")
+    return tensors, metadata
 
 
 def load_metadata(path: Path) -> dict[str, str]:
@@ -178,6 +188,15 @@ def load_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except _UNREADABLE as error:
         raise CheckpointError(f"{path} is missing or damaged") from error
+
+
+def _digest(weights: Weights, metadata: Mapping[str, str]) -> str:
+    """Returns SHA-256 of tensors and metadata, hexadecimal; safetensors has none."""
+    digest = hashlib.sha256(canonical_json(dict(metadata)))
+    for name in sorted(weights):
+        digest.update(f"\n{name}:{_form(weights[name])}\n".encode())
+        digest.update(np.ascontiguousarray(weights[name]).data)
+    return digest.hexdigest()
 
 
 def _form(array: NDArray[Any]) -> str:

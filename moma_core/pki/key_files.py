@@ -66,12 +66,19 @@ def load_or_create_secret(path: Path) -> bytes:
     """Returns a file's 32 random bytes; the file is made if it is missing.
 
     Raises:
-        CertificateError: The file cannot be read, or others can read it.
+        CertificateError: The file cannot be read, is cut, or others can read it.
     """
     if not path.exists():
         make_folder(path.parent)
         write_private(path, secrets.token_bytes(_SECRET_BYTES))
-    return read_private(path)
+    secret = read_private(path)
+    if len(secret) != _SECRET_BYTES:
+        raise CertificateError(
+            f"{path} is damaged, it has {len(secret)} bytes and not {_SECRET_BYTES}: "
+            f"bring it back from a backup, or delete it and pay again for answers that "
+            f"were asked with it"
+        )
+    return secret
 
 
 def read_passphrase(path: Path | None) -> bytes | None:

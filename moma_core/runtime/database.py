@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 
 from moma_core.errors import TeacherUnavailableError, printable_line
 
@@ -95,10 +95,10 @@ def _translate(where: str, context: ExceptionContext) -> BaseException | None:
 
     A connection that is only looked at before use is replaced, and nobody need know.
     """
-    is_machines = isinstance(
-        context.sqlalchemy_exception, OperationalError | InterfaceError
-    )
-    if context.is_pre_ping or not is_machines:
+    error = context.sqlalchemy_exception
+    is_machines = isinstance(error, OperationalError | InterfaceError)
+    is_damage = type(error) is DatabaseError  # as SQLite says it of its file
+    if context.is_pre_ping or not (is_machines or is_damage):
         return None
     reason = printable_line(str(context.original_exception).strip(), _LONGEST_REASON)
     _logger.error("the database %s cannot be used: %s", where, reason)

@@ -1,6 +1,7 @@
 """Everything that a resume needs, in one file, written whole or not at all."""
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -103,9 +104,13 @@ def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch looks at no checksum
+            changed = archive.testzip()
         state: TrainingState = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the border: torch raises anything for damaged files
         raise CheckpointError(f"cannot read {path}: it is damaged") from error
+    if changed is not None:
+        raise CheckpointError(f"cannot read {path}: it is damaged, in {changed}")
     if not isinstance(state, dict):
         raise CheckpointError(f"cannot read {path}: it is no checkpoint")
     if state.get("version") != VERSION:

@@ -163,7 +163,7 @@ class CacheFolder:
         try:
             values = parsed_json((self.path / "rate.json").read_text("utf-8"))
             rate = MeasuredRate(int(values["patches"]), float(values["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
         return rate if rate.patches > 0 and rate.seconds > 0 else None
 

@@ -21,9 +21,9 @@ from moma_core.federation.task import RoundReport, RoundTask, Weights
 from moma_core.federation.weights import (
     load_metadata,
     load_with_metadata,
-    weights_to_bytes,
+    save_weights,
 )
-from moma_core.runtime.files import make_folder, write_private, writing
+from moma_core.runtime.files import make_folder, writing
 
 
 class StoredTask(NamedTuple):
@@ -164,7 +164,7 @@ class TaskStore:
 
 
 def _write(path: Path, weights: Weights | None, metadata: Mapping[str, str]) -> None:
-    write_private(path, weights_to_bytes(weights or {}, metadata))
+    save_weights(path, weights or {}, metadata)
 
 
 def _read(path: Path) -> tuple[Weights, dict[str, str]] | None:

@@ -41,7 +41,7 @@ def read_queries(run: Path, teacher: str = "") -> Queries | None:
         values = parsed_json(_file(run, teacher).read_text("utf-8"))
         charged = values["charged"]
         return Queries(int(values["asked"]), None if charged is None else int(charged))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -322,16 +322,21 @@ class NodeSync:
             raise FederationError(
                 f"{self._registry} is empty, which shuts nobody out: is it mounted?"
             )
-        nodes, callers = {}, []
+        nodes, callers, damaged = {}, [], []
         for site, openssh in sites.items():
             try:
                 key = key_bytes(openssh)
                 nodes[site] = known.pop(key) if key in known else control.register(key)
                 callers.append(KnownNode(site, nodes[site].node_id, key))
-            except (CertificateError, FederationError) as error:
+            except CertificateError as error:
+                damaged.append(site)
+                file = self._registry / f"{site}.pub"
+                self._warn_once(site, f"{site} is left out: {file} is damaged, {error}")
+            except FederationError as error:
                 self._warn_once(site, f"{site} is left out: {error}")
         self._know(callers)
-        for stranger in known.values():
+        # SuperLink never takes back a key, and one of these is the damaged site's
+        for stranger in [] if damaged else known.values():
             control.unregister(stranger.node_id)
         found = {site: node._asdict() for site, node in nodes.items()}
         write_private(self._nodes_file, json.dumps(found).encode())

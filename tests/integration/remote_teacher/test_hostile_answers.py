@@ -139,7 +139,7 @@ def test_new_request_ids_are_made_once_a_run(tmp_path: Path, pki: Pki) -> None:
 
     left = []
     for _ in range(2):
-        key.write_bytes(b"secret")
+        key.write_bytes(bytes(32))
         # as another process of the site would, after a kill
         renew_request_ids(site.config, key.parent)
         left.append(key.exists())

@@ -80,6 +80,17 @@ def test_a_saved_file_is_loaded(tmp_path: Path) -> None:
     )
 
 
+def test_a_saved_file_with_a_changed_bit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, WEIGHTS, {"round": "3"})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=f"{path.name} is damaged"):
+        load_with_metadata(path)
+
+
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"nothing of the kind")

@@ -66,6 +66,16 @@ def test_a_key_that_others_can_read_or_write_is_refused(
         open_key(path)
 
 
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_secret_of_another_length_is_refused(tmp_path: Path, length: int) -> None:
+    """An empty one would order patches as anybody can compute."""
+    path = tmp_path / "request.key"
+    write_private(path, bytes(length))
+
+    with pytest.raises(CertificateError, match=f"request.key is damaged, .* {length} "):
+        load_or_create_secret(path)
+
+
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "request.key"
     made = load_or_create_secret(path)

@@ -63,6 +63,18 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path, kept: int) -> None:
         load_checkpoint(path, "r")
 
 
+def test_a_weight_that_a_disk_changed_is_not_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, _state())
+    content = path.read_bytes()
+    ones = np.ones(2, np.float32).tobytes()
+    assert ones in content
+    path.write_bytes(content.replace(ones, np.full(2, np.inf, np.float32).tobytes()))
+
+    with pytest.raises(CheckpointError, match=r"is damaged, in .*data"):
+        load_checkpoint(path, "r")
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     torch.save({"version": 1, "run": "r", "code": Path("x")}, path)

@@ -30,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     path = Path(str(context.run_config["plan"]))
     _log_to(path.with_name("run.log"))
     try:
-        _run_order(grid, RunOrder.model_validate_json(path.read_text("utf-8")))
+        _run_order(grid, RunOrder.model_validate_json(path.read_bytes()))
     except Exception:
         _logger.exception("the run could not go on")  # Flower throws its output away
         raise
@@ -69,5 +69,5 @@ def _lock(lock: int) -> None:
 
 
 def _nodes(path: Path) -> dict[str, FlowerNode]:
-    nodes = parsed_json(path.read_text("utf-8"))
+    nodes = parsed_json(path.read_bytes())
     return {str(site): FlowerNode(**node) for site, node in nodes.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from moma_core.errors import CheckpointError, UpdateRejectedError
+from moma_core.errors import CheckpointError, DiskError, UpdateRejectedError
 from moma_core.federation.task import Kind, RoundReport, RoundTask
 from moma_core.federation.weights import load_with_metadata, save_weights
 from moma_server.config.federation_plan import RunOrder
@@ -192,7 +192,7 @@ class FederatedRun:
             own=dict(stand.own),
             ends_at=ends_at,
         )
-        with suppress(OSError):
+        with suppress(DiskError):
             progress.keep(self._order.records)
 
     def _invited(self) -> list[str]:

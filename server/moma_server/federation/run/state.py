@@ -123,7 +123,7 @@ def load_state(folder: Path) -> StateFile | None:
     """
     path = folder / STATE_FILE
     try:
-        return StateFile.model_validate_json(path.read_text("utf-8"))
+        return StateFile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:

@@ -67,9 +67,10 @@ def test_a_run_may_go_on_with_other_patience(tmp_path: Path) -> None:
     assert not resumed.finished
 
 
-def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{", b'{"run": "\xff"}'])
+def test_a_damaged_state_is_named(tmp_path: Path, content: bytes) -> None:
     leave_state(tmp_path, FederationPlan(rounds=3))
-    (tmp_path / "state" / "state.json").write_text("{")
+    (tmp_path / "state" / "state.json").write_bytes(content)
 
     with pytest.raises(CheckpointError, match="state"):
         coordinator(tmp_path, FederationPlan(rounds=3))
@@ -168,6 +169,28 @@ def test_a_registry_that_is_not_mounted_shuts_nobody_out(
         unstarted._nodes.sync(control)
 
     assert len(control.known) == 1
+
+
+def test_a_damaged_node_key_is_named_and_removes_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SuperLink would never take the key back, once its file is mended."""
+    unstarted = coordinator(tmp_path, FederationPlan(rounds=3))
+    registry, control = tmp_path / "sites", MemoryControl()
+    for site in ("site-a", "site-b"):
+        register_site(registry, site, create_node_key().public)
+    before = unstarted._nodes.sync(control)
+    file = registry / "site-a.pub"
+    good = file.read_bytes()
+    file.write_bytes(bytes([good[0] ^ 1, *good[1:]]))
+
+    without = unstarted._nodes.sync(control)
+    file.write_bytes(good)
+    mended = unstarted._nodes.sync(control)
+
+    assert f"site-a is left out: {file} is damaged" in caplog.text
+    assert without.keys() == {"site-b"}
+    assert mended == before
 
 
 def test_the_last_site_can_be_shut_out(tmp_path: Path) -> None:

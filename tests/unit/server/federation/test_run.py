@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moma_core.errors import CheckpointError
+from moma_core.errors import CheckpointError, DiskError
 from moma_core.federation.task import RoundReport, RoundTask
 from moma_core.federation.weights import load_with_metadata
 from moma_server.config.federation_plan import FederationPlan
 from moma_server.federation.run.records import RecordFile, next_round
 from moma_server.federation.run.round import Reply
+from moma_server.federation.run.watch import RoundProgress
 from tests.support.federation.fake_sites import Behaviour, silent, takes_part
 from tests.support.federation.runs import conduct, moves_by, order, world
 
@@ -74,6 +75,19 @@ def test_the_closing_task_carries_the_final_average(tmp_path: Path) -> None:
     assert closing.kind == "close"
     assert closing.weights is not None
     np.testing.assert_allclose(closing.weights["w"], [3.0, 3.0])
+
+
+def test_a_run_goes_on_where_its_progress_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskError("cannot write the progress: no space left on device")
+
+    monkeypatch.setattr(RoundProgress, "keep", full)
+
+    conduct(order(tmp_path, FederationPlan(rounds=1)), world(a=takes_part()))
+
+    assert RecordFile(tmp_path / "records.jsonl").read()[0].took_part == ["a"]
 
 
 def test_only_the_last_two_global_students_are_kept(tmp_path: Path) -> None:
