@@ -14,7 +14,7 @@ from moma_server.relay.limits import RelayBounds
 from moma_server.rpc.unix_socket import make_socket_path, remove_socket_folder
 
 _CONNECT_SECONDS = 10.0
-_MOST_REMEMBERED = 4096
+_MOST_REMEMBERED = 64  # of one site and teacher, so that no site forgets another's
 _RETRY_SECONDS = 1.0
 
 
@@ -138,7 +138,8 @@ class Links:
     def __init__(self, on_change: Callable[[dict[str, int]], None]) -> None:
         self._on_change = on_change
         self._links: defaultdict[str, list[Link]] = defaultdict(list)
-        self._chosen: OrderedDict[tuple[str, str, str], Link] = OrderedDict()
+        self._chosen: defaultdict[tuple[str, str], OrderedDict[str, Link]]
+        self._chosen = defaultdict(OrderedDict)  # by teacher and site
 
     @contextmanager
     def open(self, teacher: str, link: Link) -> Iterator[None]:
@@ -152,8 +153,7 @@ class Links:
             self._links[teacher].remove(link)
             if not self._links[teacher]:
                 del self._links[teacher]
-            for key in [key for key, kept in self._chosen.items() if kept is link]:
-                del self._chosen[key]
+            self._forget(link)
             self._report()
 
     def choose(self, teacher: str, site: str, thread: str) -> Link | None:
@@ -167,19 +167,26 @@ class Links:
                 finds its copy. Empty: the call stands alone.
         """
         willing = [one for one in self._links.get(teacher, ()) if not one.is_leaving]
-        key = (teacher, site, thread)
-        kept = self._chosen.get(key)
-        if kept is not None and kept in willing:
-            self._chosen.move_to_end(key)
-            return kept
         if not willing:
             return None
-        chosen = min(willing, key=lambda one: one.calls)
-        if thread:
-            self._chosen[key] = chosen
-            while len(self._chosen) > _MOST_REMEMBERED:
-                self._chosen.popitem(last=False)
+        if not thread:
+            return min(willing, key=lambda one: one.calls)
+        remembered = self._chosen[teacher, site]
+        chosen = remembered.pop(thread, None)
+        if chosen is None or chosen not in willing:
+            chosen = min(willing, key=lambda one: one.calls)
+        remembered[thread] = chosen  # the last, so that it is forgotten last
+        while len(remembered) > _MOST_REMEMBERED:
+            remembered.popitem(last=False)
         return chosen
+
+    def _forget(self, link: Link) -> None:
+        """Drops a link that has ended, and callers of whom nothing is left."""
+        for caller, remembered in list(self._chosen.items()):
+            for thread in [name for name, kept in remembered.items() if kept is link]:
+                del remembered[thread]
+            if not remembered:
+                del self._chosen[caller]
 
     def _report(self) -> None:
         self._on_change({name: len(links) for name, links in self._links.items()})

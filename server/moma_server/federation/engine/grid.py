@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -10,7 +11,12 @@ import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    ObjectUnavailableError,
+    pull_objects,
+)
 from flwr.superlink.grid import http_grid
 
 from moma_core.errors import FederationError
@@ -230,6 +236,8 @@ class ReportRoom:
 
 _PULL_SECONDS = 300.0
 _REST_SECONDS = 120.0  # for what is uploaded before the last object
+_TURN_SECONDS = 5.0  # in the room, for a report that is not whole
+_PAUSE_SECONDS = 1.0  # outside it, before such a report has its next turn
 
 
 def bounded_pull(
@@ -239,8 +247,8 @@ def bounded_pull(
 
     A reply is seen a moment before its objects; Flower then waits a second. It also
     waits two hours when a site never completes its upload, and takes what comes. Here a
-    report waits outside until its last object is there, the message itself, so that a
-    slow upload takes up no room.
+    report waits outside until its last object is there, the message itself, and leaves
+    the room again where the others are not, so that no upload keeps others out.
     """
 
     def pull(
@@ -250,12 +258,43 @@ def bounded_pull(
         bounds.check_ids(object_ids)
         metered = bounds.metered(pull_object_fn)
         contents = _pull_all(object_ids[-1:], metered, seconds=_PULL_SECONDS)
-        room.enter()
-        contents |= _pull_all(object_ids[:-1], metered, seconds=_REST_SECONDS)
+        end = time.monotonic() + _REST_SECONDS
+        while True:
+            metered = MessageBounds(max_weights_bytes).metered(pull_object_fn)
+            rest = _pull_in_turn(object_ids[:-1], metered, room)
+            if rest is not None:
+                break
+            if time.monotonic() > end:
+                raise ObjectPullError(object_ids[-1], "the upload was not completed")
+            time.sleep(_PAUSE_SECONDS)
+        contents |= rest
         bounds.check(contents)
         return contents
 
     return pull
+
+
+def _pull_in_turn(
+    object_ids: list[str], pull: Callable[[str], bytes], room: ReportRoom
+) -> dict[str, bytes] | None:
+    """Returns the objects, and has room for them; none where some are missing."""
+    missing = threading.Event()
+
+    def look(object_id: str) -> bytes:
+        try:
+            return pull(object_id)
+        except ObjectUnavailableError:
+            missing.set()
+            raise
+
+    room.enter()
+    try:
+        return _pull_all(object_ids, look, seconds=_TURN_SECONDS)
+    except ObjectPullError:
+        if not missing.is_set():
+            raise
+        room.leave_if_inside()
+        return None
 
 
 def _pull_all(

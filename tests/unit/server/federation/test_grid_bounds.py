@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+)
 
 from moma_core.errors import FederationError
+from moma_server.federation.engine import grid
 from moma_server.federation.engine.grid import ReportRoom, bounded_pull, most_reports
 from tests.support.federation.flower_objects import message_objects, repeated_chunk
 
@@ -71,6 +76,41 @@ def test_as_many_reports_are_held_as_memory_allows() -> None:
     assert most_reports(100 * MIB) == 40
     assert most_reports(1 << 30) == 3
     assert most_reports(1 << 40) == 1
+
+
+def test_half_a_report_keeps_no_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message itself is there, as if all were; the rest never comes."""
+    monkeypatch.setattr(grid, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(grid, "_PAUSE_SECONDS", 0.01)
+    room = ReportRoom(1)
+    _, parts = message_objects("report", "{}", b"x" * MIB)
+    *_, last = parts
+    gives_up, tried = threading.Event(), threading.Event()
+
+    def half(object_id: str) -> bytes:
+        if gives_up.is_set():
+            raise ObjectPullError(object_id, "the site has left")
+        if object_id == last:
+            return parts[object_id]
+        tried.set()
+        raise ObjectUnavailableError(object_id)
+
+    def pull_half() -> None:
+        with pytest.raises(ObjectPullError):
+            bounded_pull(MIB, room)(list(parts), half)
+
+    thread = threading.Thread(target=pull_half)
+    thread.start()
+    assert tried.wait(60)
+
+    contents = pull(parts, MIB, room)  # an honest one's, while the other still waits
+
+    assert thread.is_alive()
+    assert contents == parts
+    gives_up.set()
+    room.leave()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_report_waits_for_room_and_a_slow_upload_takes_none() -> None:
