@@ -84,12 +84,10 @@ def _without_truth(value: object) -> object:
 
 
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
-    folder = (info.context or {}).get("folder", Path())
     try:
-        return Path(folder) / path.expanduser()
-    except RuntimeError:
-        home = printable_line(path.parts[0])
-        raise ValueError(f"nobody here has a home {home}: write it out") from None
+        return Path((info.context or {}).get("folder", ".")) / path.expanduser()
+    except RuntimeError:  # as faults are told, they are made printable
+        raise ValueError(f"there is no home {path.parts[0]}: write it out") from None
 
 
 ConfigPath = Annotated[Path, AfterValidator(_from_config_folder)]
@@ -388,9 +386,7 @@ def _located(
         if not is_last:
             values = values[item]  # type: ignore[index]  # pydantic was there before
             fields = [each.model_fields.get(str(item)) for each in sections]
-            below = [
-                part for field in fields if field for part in _parts(field.annotation)
-            ]
+            below = [part for f in fields if f for part in _parts(f.annotation)]
             sections = below or sections
     return ".".join(names), sections
 

@@ -72,7 +72,7 @@ CONFIGS = (
     _config(
         "a home of nobody",
         _SERVER.replace("state_dir: s", "state_dir: ~nobody-here/state"),
-        "./c.yaml is not valid:\n  state_dir: nobody here has a home ~nobody-here: "
+        "./c.yaml is not valid:\n  state_dir: there is no home ~nobody-here: "
         "write it out",
         ServerConfig,
     ),
