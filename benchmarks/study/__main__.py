@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if stage == "final" and options.all and not frozen.exists():
                 _freeze(study, results, frozen)
             if options.all or getattr(options, stage):
-                run(_planned(study, stage, frozen), study, bench, results, until)
+                planned = _planned(study, stage, frozen)
+                if not run(planned, study, bench, results, until):
+                    break
     except MomaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -87,8 +89,8 @@ def run(
     bench: Bench,
     results: CsvFile,
     until: float,
-) -> None:
-    """Does what is not done yet, until the time is up; each is kept when it is done."""
+) -> bool:
+    """Does what is not done yet, and keeps each; returns whether there was time."""
     done = {(line["key"], line["settings"]) for line in results.lines()}
     left = [
         trial
@@ -99,7 +101,7 @@ def run(
     for trial in left:
         if time.monotonic() > until:
             print("the time is up; the same command goes on", flush=True)
-            return
+            return False
         try:
             line = bench.run(trial)
         except MomaError as error:  # it stays to do; the others go on
@@ -108,6 +110,7 @@ def run(
         results.add(line)
         score = line.get("validation_macro_f1", "no figure")
         print(f"{trial.key} validation {score} in {line['seconds']} s", flush=True)
+    return True
 
 
 def _study(options: argparse.Namespace) -> Study:

@@ -1,6 +1,7 @@
 """Studies on anybody's patches: each preset on a small tree, one from end to end."""
 
 import csv
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -73,11 +74,11 @@ def _usz(root: Path) -> Path:
 
 def _manifest(root: Path) -> Path:
     lines = ["path,label,patient_id,split"]
-    for place, split in enumerate(("train", "unseen")):
+    for split in ("train", "unseen"):
         for number in range(12):
             for label in ("benign", "gleason3", "gleason4"):
                 name = f"{split}{number}-{label}.png"
-                _picture(root / name, hash((place, number, label)) % 2**32)
+                _picture(root / name, len(lines))
                 lines.append(f"{name},{label},{split}-{number},{split}")
     path = root / "manifest.csv"
     path.write_text("\n".join(lines), "utf-8")
@@ -125,12 +126,14 @@ def test_a_preset_trains_and_measures_on_a_tree_of_its_layout(
     study = _small(preset, _TREES[name](tmp_path / "data"))
     planned = {trial.row: trial for trial in final(study, {}) if trial.seed == 0}
 
-    line = Bench(study, tmp_path / "work").run(planned["gated"])
+    bench = Bench(study, tmp_path / "work")
+    lines = [bench.run(planned[row]) for row in preset.variants]
 
-    for split in ("validation", "unseen"):
+    assert "gated" in preset.variants
+    for line, split in itertools.product(lines, ("validation", "unseen")):
         assert 0 <= float(str(line[f"{split}_macro_f1"])) <= 1
         assert len(str(line[f"{split}_predicted"])) == len(str(line[f"{split}_truth"]))
-    assert line["answers"]
+    assert all(line["answers"] for line in lines)
     assert {"ce", "kd", "hint", "ft", "teacher", "probe", "head"} <= set(planned)
 
 
@@ -194,6 +197,8 @@ def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was(
     monkeypatch.setattr("benchmarks.study.__main__.read_study", lambda _: study)
     command = ["any.yaml", "--results", str(tmp_path), "--work", str(tmp_path / "work")]
 
+    assert main([*command, "--all", "--minutes", "0"]) == 0
+    assert "the time is up" in capsys.readouterr().out
     assert main([*command, "--all"]) == 0
     first = capsys.readouterr().out
     assert main([*command, "--all"]) == 0
