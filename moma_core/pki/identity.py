@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, get_args
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 
 from moma_core.errors import (
     CertificateError,
@@ -49,6 +49,7 @@ UNREADABLE: Final = (
     TypeError,
     OverflowError,
     NotImplementedError,  # an SSH key whose point is compressed
+    InternalError,  # OpenSSL's, of a key that is none of its kind
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.ExtensionNotFound,

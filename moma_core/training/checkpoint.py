@@ -110,7 +110,7 @@ def load_checkpoint(path: Path, run: str, former_run: str = "") -> TrainingState
     except Exception as error:  # the border: torch raises anything for damaged files
         raise CheckpointError(f"cannot read {path}: it is damaged") from error
     if changed is not None:
-        raise CheckpointError(f"cannot read {path}: it is damaged, in {changed}")
+        raise CheckpointError(f"cannot read {path}: it is not what was written")
     if not isinstance(state, dict):
         raise CheckpointError(f"cannot read {path}: it is no checkpoint")
     if state.get("version") != VERSION:

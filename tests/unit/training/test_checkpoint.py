@@ -71,7 +71,7 @@ def test_a_weight_that_a_disk_changed_is_not_trained_on(tmp_path: Path) -> None:
     assert ones in content
     path.write_bytes(content.replace(ones, np.full(2, np.inf, np.float32).tobytes()))
 
-    with pytest.raises(CheckpointError, match=r"is damaged, in .*data"):
+    with pytest.raises(CheckpointError, match="it is not what was written"):
         load_checkpoint(path, "r")
 
 
