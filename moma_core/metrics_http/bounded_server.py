@@ -18,11 +18,11 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moma_core.errors import ConfigError
 from moma_core.metrics_http.auth import PageTls
 from moma_core.metrics_http.config import PageSection
+from moma_core.network.http import SizedProtocol
 
 _BACKLOG = 64
 
@@ -137,7 +137,7 @@ def _config(
     return config
 
 
-class _TerseProtocol(H11Protocol):
+class _TerseProtocol(SizedProtocol):
     """HTTP/1.1 that does not say what is wrong with a request."""
 
     def send_400_response(self, msg: str) -> None:

@@ -9,6 +9,7 @@ import io
 import zipfile
 
 import flwr
+import httpx
 import numpy as np
 import pytest
 from flwr.app import (
@@ -26,8 +27,9 @@ from flwr.cli.build import build_fab_from_files
 from flwr.clientapp import ClientApp
 from flwr.common.config import get_fab_config, validate_config
 from flwr.common.constant import ErrorCode
-from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import Metadata as WireMetadata
+from flwr.proto.node_pb2 import Node
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import (
@@ -227,6 +229,21 @@ def test_a_fleet_client_signs_with_the_nodes_key() -> None:
 
     assert list(parameters) == ["private_key", "public_key"]
     assert hasattr(FleetHttpClient, "DeactivateNode")
+
+
+def test_a_fleet_client_says_how_long_its_body_is() -> None:
+    sent: list[httpx.Headers] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers)
+        return httpx.Response(200)
+
+    client = FleetHttpClient("http://127.0.0.1")
+    client._client = httpx.Client(transport=httpx.MockTransport(respond))
+    client.PullMessages(PullMessagesRequest(node=Node(node_id=7)))
+
+    assert "content-length" in sent[0]  # the edge takes no other body
+    assert "transfer-encoding" not in sent[0]
 
 
 def test_what_the_socket_launcher_replaces_is_there() -> None:

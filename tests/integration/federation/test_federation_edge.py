@@ -134,15 +134,17 @@ def test_bytes_are_counted_by_site_and_direction(door: Door) -> None:
 
 
 def test_one_node_cannot_have_all_calls(door: Door) -> None:
+    body = PushObjectRequest(node=door.site_a.node).SerializeToString()
+
     def slow() -> Iterator[bytes]:
         threading.Event().wait(0.4)
-        yield PushObjectRequest(node=door.site_a.node).SerializeToString()
+        yield body
+
+    def push() -> None:
+        door.call("push-object", slow(), length=len(body))
 
     before = door.refused("busy")
-    threads = [
-        threading.Thread(target=lambda: door.call("push-object", slow()))
-        for _ in range(5)
-    ]
+    threads = [threading.Thread(target=push) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:

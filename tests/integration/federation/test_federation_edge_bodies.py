@@ -20,16 +20,25 @@ def heartbeat(door: Door) -> SendNodeHeartbeatRequest:
 def test_a_body_beyond_the_limit_is_refused_while_it_arrives(door: Door) -> None:
     sent = 0
 
-    def endless() -> Iterator[bytes]:
+    def long() -> Iterator[bytes]:
         nonlocal sent
         while sent < 300 << 20:
             sent += 65_536
             yield b"x" * 65_536
 
     with pytest.raises(httpx.HTTPError):
-        door.call("push-object", endless()).raise_for_status()
+        door.call("push-object", long(), length=300 << 20).raise_for_status()
 
     assert sent < 50 << 20
+    assert door.upstream.requests == []
+
+
+def test_a_body_that_says_no_length_is_refused_by_its_head(door: Door) -> None:
+    body = heartbeat(door).SerializeToString()
+
+    answer = door.call("send-node-heartbeat", iter([body]))
+
+    assert answer.status_code == 400
     assert door.upstream.requests == []
 
 
@@ -74,7 +83,7 @@ def test_a_body_that_never_ends_is_given_up(hasty_door: Door) -> None:
         yield b"x"
 
     with pytest.raises(httpx.HTTPError):
-        hasty_door.call("push-object", slow()).raise_for_status()
+        hasty_door.call("push-object", slow(), length=2).raise_for_status()
 
     assert hasty_door.upstream.requests == []
 

@@ -1,11 +1,20 @@
 """The edge hangs up on peers that only hold connections."""
 
+import ssl
 import threading
 
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
 from tests.support.federation.edge import HASTY_SECONDS, Door, hold, hung_up
+from tests.support.machine.http_floods import MOST_EVENTS, TINY_CHUNKS, counted_events
+from tests.support.machine.metrics_page import asked
+
+
+def any_host(door: Door) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(door.files.ca))
+    context.check_hostname = False
+    return context
 
 
 @pytest.mark.parametrize(
@@ -36,6 +45,26 @@ def test_a_head_that_dribbles_after_an_answer_is_given_up(hasty_door: Door) -> N
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert end
+
+
+def test_a_strangers_tiny_chunks_are_not_parsed(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = counted_events(monkeypatch)
+    head = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: a\r\n"
+
+    found = asked(door.edge.port, head + TINY_CHUNKS, any_host(door))
+
+    assert len(events) < MOST_EVENTS
+    assert found.status in {400, 0}
+
+
+def test_a_strangers_many_headers_are_not_parsed(door: Door) -> None:
+    head = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: a\r\n"
+
+    found = asked(door.edge.port, head + b"a:\r\n" * 4000 + b"\r\n", any_host(door))
+
+    assert found.status in {400, 0}  # a head that is parsed gets a 401
 
 
 def test_one_address_cannot_take_all_connections(door: Door) -> None:

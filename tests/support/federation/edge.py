@@ -151,11 +151,17 @@ class Door(NamedTuple):
         *,
         node: SigningNode | None = None,
         headers: Mapping[str, str] | None = None,
+        length: int | None = None,
     ) -> httpx.Response:
-        """Makes a call as site-a's node, or another, on a connection of its own."""
+        """Makes a call as site-a's node, or another, on a connection of its own.
+
+        Where `content` comes in parts, `length` is what its head says of it.
+        """
         if isinstance(content, ProtobufMessage):
             content = content.SerializeToString(deterministic=True)
         signed = (node or self.site_a).headers() if headers is None else headers
+        if length is not None:
+            signed = {**signed, "content-length": str(length)}
         with self.client() as client:
             return client.post(f"/v1/fleet/{name}", content=content, headers=signed)
 

@@ -20,6 +20,7 @@ from moma_core.metrics_http.bounded_server import PageBounds
 from moma_core.metrics_http.server import Page, PageServer
 from moma_core.runtime.files import write_private
 from tests.support.federation.pki import Pki
+from tests.support.machine.http_floods import MOST_EVENTS, TINY_CHUNKS, counted_events
 from tests.support.machine.metrics_page import (
     TOKEN,
     Guarded,
@@ -141,6 +142,17 @@ def test_headers_without_an_end_are_refused(port: int, at: Guarded) -> None:
         found = answer(peer)
 
     assert found.status in {431, 400, 0}
+
+
+def test_tiny_chunks_are_not_parsed(
+    port: int, at: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = counted_events(monkeypatch)
+
+    found = asked(port, get()[:-2] + TINY_CHUNKS, at.tls())
+
+    assert len(events) < MOST_EVENTS
+    assert found.status in {400, 0}
 
 
 def test_who_sends_a_byte_at_a_time_is_hung_up_on(at: Guarded) -> None:

@@ -8,9 +8,8 @@ import asyncio
 import logging
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from moma_core.network.address import network_of
+from moma_core.network.http import SizedProtocol
 from moma_server.federation.edge.authentication import KnownNode
 
 _logger = logging.getLogger(__name__)
@@ -18,7 +17,7 @@ _logger = logging.getLogger(__name__)
 _HANDSHAKE_SECONDS = 15.0
 
 
-class EdgeProtocol(H11Protocol):
+class EdgeProtocol(SizedProtocol):
     """HTTP/1.1 that bounds the wait for a request and the connections of an address.
 
     A connection is given up when the head of a request does not come in time; its
