@@ -6,13 +6,14 @@ and the coordinator reads the registry again before every round.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -38,9 +39,13 @@ from moma_core.runtime.files import locked, make_folder, write_private
 from moma_server.config.server import ServerConfig
 from moma_server.membership.tokens import TokenStore
 
+_logger = logging.getLogger(__name__)
+
 MemberState = Literal["admitted", "expired", "revoked"]
 
 _REVOKED_KEYS = "taken-back"  # a folder of the registry, so named since its first day
+
+_SERIAL = re.compile(r"\.([1-9a-f][0-9a-f]{0,39})\.pem")  # ends a certificate's file
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,22 +188,32 @@ def revoke_member(config: ServerConfig, peer: PeerName) -> int:
 
     Raises:
         CertificateError: There is no such member.
+        ConfigError: The tokens are damaged; the certificates are revoked.
     """
-    token_store(config).revoke_of(peer, now=utc_now())
+    try:
+        token_store(config).revoke_of(peer, now=utc_now())
+    finally:
+        count = _revoke_certificates(config, peer)
+    return count
+
+
+def _revoke_certificates(config: ServerConfig, peer: PeerName) -> int:
+    pattern = f"{peer.kind}.{peer.name}.*.pem"
     with locked(member_folder(config)):  # or a renewal under way would be overlooked
-        paths = list(member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"))
+        paths = list(member_folder(config).glob(pattern))
         if not paths:
             raise CertificateError(f"{peer} was never admitted here")
-        for path in paths:
+        # a file's name says its serial too, whatever became of what is in it
+        named = (_SERIAL.search(path.name) for path in paths)
+        serials = {int(found[1], 16) for found in named if found}
+        serials |= {kept.peer.serial for kept in kept_certificates(config, pattern)}
+        for serial in sorted(serials):
             revocations.revoke(
-                config.authority.revoked,
-                serial=read_peer(path.read_bytes()).serial,
-                name=peer.name,
-                now=utc_now(),
+                config.authority.revoked, serial=serial, name=peer.name, now=utc_now()
             )
         if peer.kind == "site" and peer.name in read_sites(node_registry(config)):
             remove_site(node_registry(config), peer.name)
-    return len(paths)
+    return len(serials)
 
 
 def token_store(config: ServerConfig) -> TokenStore:
@@ -229,15 +244,40 @@ def _kept_peer(path: Path) -> Peer:
     try:
         return read_peer(path.read_bytes())
     except NotAuthorizedError as error:
-        raise ConfigError(f"{path} is damaged: {error}; remove it") from error
+        raise ConfigError(
+            f"{path} is damaged: {error}; put it back from a backup, or revoke its "
+            f"member and remove it"
+        ) from error
+
+
+class KeptCertificate(NamedTuple):
+    """A certificate that was signed here, and where it is kept."""
+
+    path: Path
+    pem: bytes
+    peer: Peer
+
+
+def kept_certificates(config: ServerConfig, pattern: str) -> list[KeptCertificate]:
+    """Returns the certificates that can be read; what is damaged stops nobody else.
+
+    The caller holds the folder's lock. The log names the damaged files.
+    """
+    found = []
+    for path in sorted(member_folder(config).glob(pattern)):
+        try:
+            pem = path.read_bytes()
+            found.append(KeptCertificate(path, pem, read_peer(pem)))
+        except (NotAuthorizedError, OSError) as error:
+            _logger.warning("the certificate %s is left out: %s", path, error)
+    return found
 
 
 def _check_key(config: ServerConfig, certificate: bytes) -> None:
     """Refuses a key of a certificate that was revoked: it may have been stolen."""
     key, revoked = key_of(certificate), revoked_serials(config)
-    for path in member_folder(config).glob("*.pem"):
-        known = path.read_bytes()
-        if key_of(known) == key and read_peer(known).serial in revoked:
+    for kept in kept_certificates(config, "*.pem"):
+        if kept.peer.serial in revoked and key_of(kept.pem) == key:
             raise CertificateError("this key was revoked; a new one is needed")
 
 
@@ -245,10 +285,9 @@ def file_certificate(config: ServerConfig, certificate: bytes) -> Path:
     """Keeps a certificate and returns where; the member's that are over make way."""
     peer = read_peer(certificate)
     revoked, now = revoked_serials(config), utc_now()
-    for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem"):
-        old = _kept_peer(path)
-        if old.not_after <= now and old.serial not in revoked:
-            path.unlink()
+    for old in kept_certificates(config, f"{peer.kind}.{peer.name}.*.pem"):
+        if old.peer.not_after <= now and old.peer.serial not in revoked:
+            old.path.unlink()
     filed = member_file(config, peer)
     write_private(filed, certificate, "the certificate")
     return filed

@@ -26,7 +26,6 @@ from moma_core.pki.identity import (
     PeerName,
     authorize,
     load_certificate,
-    read_peer,
 )
 from moma_core.pki.renewal import CertificateRenewer, IdentityFiles, Renew
 from moma_core.pki.revocations import Revocations
@@ -37,6 +36,7 @@ from moma_server.config.server import AuthoritySection, IdentitySection, ServerC
 from moma_server.membership.members import (
     file_certificate,
     issued_lifetime,
+    kept_certificates,
     key_of,
     member_file,
     member_folder,
@@ -119,18 +119,15 @@ def _newest(
     One that begins later was signed by a clock that was ahead: its member refuses it.
     """
     revoked = revoked_serials(config)
-    found = [
-        path.read_bytes()
-        for path in member_folder(config).glob(f"{peer.kind}.{peer.name}.*.pem")
-    ]
     fitting = [
-        pem
-        for pem in found
-        if key_of(pem) == key
-        and read_peer(pem).serial not in revoked
-        and life(pem)[0] <= now + CLOCK_SKEW
+        kept
+        for kept in kept_certificates(config, f"{peer.kind}.{peer.name}.*.pem")
+        if key_of(kept.pem) == key
+        and kept.peer.serial not in revoked
+        and life(kept.pem)[0] <= now + CLOCK_SKEW
     ]
-    return max(fitting, key=lambda pem: read_peer(pem).not_after, default=None)
+    newest = max(fitting, key=lambda kept: kept.peer.not_after, default=None)
+    return newest.pem if newest else None
 
 
 def _is_young(certificate: bytes, now: datetime) -> bool:
