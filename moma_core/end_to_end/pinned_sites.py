@@ -5,23 +5,24 @@ a site for its own key alone, which the owner got from it out of band. A missing
 damaged file pins nobody.
 """
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, StringConstraints, TypeAdapter, with_config
 
 from moma_core.end_to_end.signatures import FINGERPRINT_PATTERN, VerifyingKey
 from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
 from moma_core.pki.identity import NAME_PATTERN
-from moma_core.runtime.files import WatchedFile, locked, make_folder, write_private
+from moma_core.runtime.checked_rows import read_rows, write_rows
+from moma_core.runtime.files import WatchedFile, locked, make_folder
 
 _logger = logging.getLogger(__name__)
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class PinnedSite:
     """One site that the teacher's owner pinned.
@@ -97,12 +98,11 @@ def read_pinned_sites(path: Path) -> tuple[PinnedSite, ...]:
         CertificateError: The file is missing or damaged.
     """
     try:
-        return _LIST.validate_json(path.read_bytes())
+        return read_rows(path, _LIST)
     except OSError as error:
         raise CertificateError(f"cannot read the approvals {path}: {error}") from None
-    except ValidationError as error:
-        fault = error.errors()[0]["msg"]
-        raise CertificateError(f"the approvals {path} are damaged: {fault}") from None
+    except ValueError as error:
+        raise CertificateError(f"the approvals {path} are damaged: {error}") from None
 
 
 def approve(path: Path, *, site: str, key: VerifyingKey, now: datetime) -> None:
@@ -148,5 +148,4 @@ def forget(path: Path, site: str) -> None:
 
 
 def _write(path: Path, entries: tuple[PinnedSite, ...]) -> None:
-    rows = [entry.as_json() for entry in entries]
-    write_private(path, (json.dumps(rows, indent=2) + "\n").encode())
+    write_rows(path, [entry.as_json() for entry in entries], "the approvals")

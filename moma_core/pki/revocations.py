@@ -1,7 +1,8 @@
 """Certificates that were revoked before their time: a JSON file, and an X.509 CRL.
 
 Who cannot read the file cannot know who was revoked, so a missing or damaged file
-refuses everybody. An empty list is therefore a file too; `start` writes it.
+refuses everybody. Damaged is also what is not as it was written: the file has a digest.
+An empty list is therefore a file too; `start` writes it.
 
 A teacher at another institution has no part of the coordinator's disk. It fetches the
 CRL every few seconds: the CA's signature says whose it is, its time how old it is, and
@@ -10,23 +11,24 @@ its number that it is no older one that was kept back.
 Source: RFC 5280, section 5.
 """
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import AwareDatetime, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, TypeAdapter, with_config
 
 from moma_core.errors import CertificateError
 from moma_core.pki.certificates import CLOCK_SKEW, Credential, load_key
 from moma_core.pki.identity import UNREADABLE, load_certificate
-from moma_core.runtime.files import WatchedFile, locked, write_private
+from moma_core.runtime.checked_rows import read_rows, write_rows
+from moma_core.runtime.files import WatchedFile, locked
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +39,15 @@ _LONGEST_LIST_BYTES = 8 << 20
 MOST_LEARNT = 100_000
 """Entries of a file that somebody else's list adds to; all are in memory."""
 
+LARGEST_SERIAL: Final = 2**159 - 1
+"""Twenty octets; no certificate and no signed list has a larger one."""
 
+# What a signed list can say of a time, in every zone.
+_FIRST_TIME = datetime(1950, 1, 1, tzinfo=UTC)
+_LAST_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class Revocation:
     """One certificate that was revoked.
@@ -49,9 +59,9 @@ class Revocation:
         revoked_at: When it was revoked.
     """
 
-    serial: NonNegativeInt
+    serial: Annotated[int, Field(gt=0, le=LARGEST_SERIAL)]
     name: str
-    revoked_at: AwareDatetime
+    revoked_at: Annotated[AwareDatetime, Field(ge=_FIRST_TIME, le=_LAST_TIME)]
 
 
 _LIST = TypeAdapter(tuple[Revocation, ...])
@@ -97,12 +107,11 @@ def read_revocations(path: Path) -> tuple[Revocation, ...]:
         CertificateError: The file is missing or damaged.
     """
     try:
-        return _LIST.validate_json(path.read_bytes())
+        return read_rows(path, _LIST)
     except OSError as error:
         raise CertificateError(f"cannot read the revocations {path}: {error}") from None
-    except ValidationError as error:
-        fault = error.errors()[0]["msg"]
-        raise CertificateError(f"the revocations {path} are damaged: {fault}") from None
+    except ValueError as error:
+        raise CertificateError(f"the revocations {path} are damaged: {error}") from None
 
 
 def revoke(path: Path, *, serial: int, name: str, now: datetime) -> None:
@@ -141,7 +150,8 @@ def learn(path: Path, serials: Iterable[int], *, name: str, now: datetime) -> in
     """
     with locked(path.parent):
         entries = read_revocations(path)
-        fresh = sorted(set(serials) - {entry.serial for entry in entries})
+        known = {entry.serial for entry in entries}
+        fresh = sorted(s for s in set(serials) - known if 0 < s <= LARGEST_SERIAL)
         if len(entries) + len(fresh) > MOST_LEARNT:
             raise CertificateError(
                 f"with {len(fresh)} more {path} would hold over {MOST_LEARNT} revoked "
@@ -162,7 +172,7 @@ def _write(path: Path, entries: tuple[Revocation, ...]) -> None:
         }
         for entry in entries
     ]
-    write_private(path, (json.dumps(rows, indent=2) + "\n").encode())
+    write_rows(path, rows, "the revocations")
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ def _revoke_certificates(config: ServerConfig, peer: PeerName) -> int:
         named = (_SERIAL.search(path.name) for path in paths)
         serials = {int(found[1], 16) for found in named if found}
         serials |= {kept.peer.serial for kept in kept_certificates(config, pattern)}
+        serials = {s for s in serials if 0 < s <= revocations.LARGEST_SERIAL}
         for serial in sorted(serials):
             revocations.revoke(
                 config.authority.revoked, serial=serial, name=peer.name, now=utc_now()

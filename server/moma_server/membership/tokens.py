@@ -5,7 +5,6 @@ so that a crash between the two costs a token and never gives two certificates.
 """
 
 import hmac
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, TypeAdapter, with_config
 
 from moma_core.errors import CertificateError, ConfigError, NotAuthorizedError
 from moma_core.pki.certificates import CLOCK_SKEW
@@ -24,7 +23,8 @@ from moma_core.pki.identity import (
     check_host,
     secret_hash,
 )
-from moma_core.runtime.files import locked, write_private
+from moma_core.runtime.checked_rows import read_rows, write_rows
+from moma_core.runtime.files import locked
 
 TokenState = Literal["open", "used", "expired", "revoked"]
 
@@ -32,6 +32,7 @@ _KEPT = timedelta(days=90)  # after its end a token is forgotten
 _UNKNOWN = "this token is not known here, or its secret is another"
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True, slots=True)
 class TokenRecord:
     """What is kept of a token.
@@ -118,15 +119,14 @@ class TokenStore:
             ConfigError: The file is damaged.
         """
         try:
-            return _RECORDS.validate_json(self._path.read_bytes())
+            return read_rows(self._path, _RECORDS)
         except FileNotFoundError:
             return ()
         except OSError as error:
             message = f"cannot read the tokens {self._path}: {error.strerror}"
             raise ConfigError(message) from None
-        except ValidationError as error:
-            fault = error.errors()[0]["msg"]
-            message = f"the tokens {self._path} are damaged: {fault}"
+        except ValueError as error:
+            message = f"the tokens {self._path} are damaged: {error}"
             raise ConfigError(message) from None
 
     def find(self, identifier: str) -> TokenRecord | None:
@@ -190,5 +190,4 @@ class TokenStore:
 
     def _write(self, records: Sequence[TokenRecord]) -> None:
         rows = _RECORDS.dump_python(tuple(records), mode="json")
-        content = (json.dumps(rows, indent=2) + "\n").encode()
-        write_private(self._path, content, "the tokens")
+        write_rows(self._path, rows, "the tokens")

@@ -298,8 +298,8 @@ KEYS = (
     BadInput(
         "damaged revocations",
         written(read_revocations, "revoked.json", "{"),
-        "the revocations ./revoked.json are damaged: Invalid JSON: EOF while "
-        "parsing an object at line 1 column 1",
+        "the revocations ./revoked.json are damaged: Expecting property name "
+        "enclosed in double quotes: line 1 column 2 (char 1)",
     ),
     BadInput(
         "damaged tokens",
