@@ -205,20 +205,20 @@ def sign_list(
     """
     issuer = load_certificate(authority.certificate_pem)
     number = x509.CRLNumber(int(now.timestamp() * 1000))
-    builder = (
-        x509.CertificateRevocationListBuilder()
+    revoked = [
+        x509.RevokedCertificateBuilder()
+        .serial_number(entry.serial)
+        .revocation_date(entry.revoked_at)
+        .build()
+        for entry in entries
+    ]
+    builder = (  # which copies all that it has for each one that is added later
+        x509.CertificateRevocationListBuilder(revoked_certificates=revoked)
         .issuer_name(issuer.subject)
         .last_update(now)
         .next_update(now + LIST_LIFETIME)
         .add_extension(number, critical=False)
     )
-    for entry in entries:
-        builder = builder.add_revoked_certificate(
-            x509.RevokedCertificateBuilder()
-            .serial_number(entry.serial)
-            .revocation_date(entry.revoked_at)
-            .build()
-        )
     signed = builder.sign(load_key(authority.key_pem), hashes.SHA256())
     return signed.public_bytes(Encoding.DER)
 

@@ -7,17 +7,18 @@ request for another is refused. Everything is written down, refusals above all.
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moma_core.errors import CertificateError, MomaError, TeacherBusyError
 from moma_core.pki.certificates import check_issued
 from moma_core.pki.identity import PeerKind, PeerName, read_peer
 from moma_core.pki.revocations import read_revocations, sign_list
-from moma_core.runtime.files import append_json, make_folder
+from moma_core.runtime.files import Stamp, append_json, make_folder, stat_fingerprint
 from moma_proto.v1 import enrolment_pb2 as pb
 from moma_proto.v1.enrolment_pb2_grpc import EnrolmentServiceServicer
 from moma_server.config.server import ServerConfig
@@ -46,7 +47,9 @@ _LONGEST_BYTES = 16 << 20
 
 _MEMBERS: tuple[PeerKind, ...] = ("site", "teacher")
 
-_LIST_AGE = timedelta(seconds=1)  # so long one signature serves all who ask
+# So long one signature serves all who ask. Parties count a list's age from it, and may
+# bear only a young one.
+_LIST_AGE = timedelta(seconds=10)
 
 _RETRY_SECONDS = 60.0
 
@@ -80,6 +83,14 @@ class EnrolmentJournal:
         _logger.log(level, "enrolment: %s, %s", event, said)
 
 
+class _SignedList(NamedTuple):
+    """A list that was given out, when it was made, and of which file."""
+
+    der: bytes
+    made_at: datetime
+    stamp: Stamp | None
+
+
 class EnrolmentService:
     """Serves one coordinator's federation; safe to use from several threads.
 
@@ -92,7 +103,8 @@ class EnrolmentService:
         self._config, self._clock = config, clock
         self._tokens = token_store(config)
         self._journal = enrolment_journal(config, clock)
-        self._list: tuple[datetime, bytes] | None = None
+        self._list: _SignedList | None = None
+        self._signing = threading.Lock()
         signing_authority(config)  # fail now, not at the first call
 
     def authority(self) -> bytes:
@@ -167,17 +179,22 @@ class EnrolmentService:
     def revoked(self) -> bytes:
         """Returns the signed list of what was revoked, DER.
 
+        It is signed anew once the file has changed, and when it is no longer young.
+
         Raises:
             ConfigError: The coordinator's own list is damaged.
         """
-        now = self._clock()
-        # also where the clock went back: a list of times to come is believed by nobody
-        if self._list is None or not timedelta(0) <= now - self._list[0] <= _LIST_AGE:
-            with own_files():
-                entries = read_revocations(self._config.authority.revoked)
-            signed = sign_list(entries, signing_authority(self._config), now=now)
-            self._list = (now, signed)
-        return self._list[1]
+        path = self._config.authority.revoked
+        with self._signing:  # one signs, and the others take what it signed
+            now, stamp = self._clock(), None
+            with suppress(OSError):  # reading it says what is wrong
+                stamp = stat_fingerprint(path)
+            if self._list is None or not _serves(self._list, stamp, now):
+                with own_files():
+                    entries = read_revocations(path)
+                signed = sign_list(entries, signing_authority(self._config), now=now)
+                self._list = _SignedList(signed, now, stamp)
+            return self._list.der
 
     def _named(self, identifier: str) -> dict[str, str]:
         known = self._tokens.find(identifier)
@@ -190,6 +207,12 @@ class EnrolmentService:
         except MomaError as error:
             self._journal.note("refused", **facts, reason=str(error))
             raise
+
+
+def _serves(signed: _SignedList, stamp: Stamp | None, now: datetime) -> bool:
+    # not where the clock went back: a list of times to come is believed by nobody
+    is_young = timedelta(0) <= now - signed.made_at <= _LIST_AGE
+    return is_young and stamp is not None and stamp == signed.stamp
 
 
 def enrolment_journal(
