@@ -1,4 +1,4 @@
-"""HTTP/1.1 of which a stranger can have no more parsed than he is worth.
+"""HTTP/1.1 that parses little of a request which it refuses.
 
 A read brings 256 KiB at once. With chunks of one byte, or lines of a head that are not
 much longer, h11 would work on it for half a second before anything can refuse it.
