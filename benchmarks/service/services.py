@@ -87,12 +87,14 @@ class PlainPipeline:
 
     async def embed(self, sealed: SealedRequest) -> SealedResponse:
         """Returns the sealed response to a sealed request."""
-        request = await self._endpoint.open("Embed", pb.EmbedRequest, sealed)
+        async with self._endpoint.open("Embed", pb.EmbedRequest, sealed) as request:
 
-        async def answered() -> pb.EmbedResponse:
-            return await self._teacher.embed(await asyncio.to_thread(request.read))
+            async def answered() -> pb.EmbedResponse:
+                message = await request.place.run(request.read)
+                request.place.leave()
+                return await self._teacher.embed(message)
 
-        return await self._endpoint.respond(request, answered())
+            return await self._endpoint.respond(request, answered())
 
 
 @asynccontextmanager

@@ -128,10 +128,15 @@ class OpenedRequest:
     def __init__(
         self, content: bytes, reply: SealingPublicKey, context: bytes, digest: bytes
     ) -> None:
-        self.message = memoryview(content)[len(reply.raw) :]
+        self._message = memoryview(content)[len(reply.raw) :]
         self.digest = digest
         self._reply = reply
         self._context = _response_context(context, digest)
+
+    def take_message(self) -> memoryview:
+        """Returns the message; once, so that no pixels are kept for a response."""
+        message, self._message = self._message, memoryview(b"")
+        return message
 
     def respond(self, message: bytes, teacher: SigningKey) -> Sealed:
         """Seals and signs the response.
@@ -172,6 +177,37 @@ def seal_request(
     return Sealed(content, signature), pending
 
 
+def check_sender(
+    context: MessageContext,
+    parties: Parties,
+    request: Sealed,
+    site: VerifyingKey,
+    key_id: bytes,
+) -> bytes:
+    """Checks who sent a request, and returns the SHA-256 of what is sealed.
+
+    Args:
+        context: Where the request came.
+        parties: The site as the caller names it, the teacher and its card.
+        request: As it came.
+        site: The key that was pinned for the site.
+        key_id: The id of the teacher's sealing key.
+
+    Raises:
+        NotAuthorizedError: The signature is not the site's for this place.
+    """
+    digest = hashlib.sha256(request.content).digest()
+    try:
+        signed = context.to_bytes(parties, key_id) + digest
+        site.check(_REQUEST, signed, request.signature)
+    except CertificateError:
+        raise NotAuthorizedError(
+            f"{NOT_ITS_KEY} {parties.site}, or not for this teacher, card, method and "
+            f"request id"
+        ) from None
+    return digest
+
+
 def open_request(
     context: MessageContext,
     parties: Parties,
@@ -195,14 +231,7 @@ def open_request(
     """
     key_id, find = key
     bound = context.to_bytes(parties, key_id)
-    digest = hashlib.sha256(request.content).digest()
-    try:
-        site.check(_REQUEST, bound + digest, request.signature)
-    except CertificateError:
-        raise NotAuthorizedError(
-            f"{NOT_ITS_KEY} {parties.site}, or not for this teacher, card, method and "
-            f"request id"
-        ) from None
+    digest = check_sender(context, parties, request, site, key_id)
     own = find(key_id)
     suite = own.public.suite
     try:

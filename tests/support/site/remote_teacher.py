@@ -216,7 +216,7 @@ class ScriptedTeacher(TeacherServiceServicer):
         def messages() -> Iterator[pb.EmbedRequest]:
             for request in requests:
                 opened.append(self.desk.opened("Embed", request, self.card))
-                asked = pb.EmbedRequest.FromString(bytes(opened[-1].message))
+                asked = pb.EmbedRequest.FromString(bytes(opened[-1].take_message()))
                 sites.append(request.site)
                 queries.append(convert.query_from_wire(asked, bounds))
                 yield asked

@@ -62,7 +62,7 @@ def test_teacher_and_site_understand_each_other_and_a_carrier_reads_nothing(
     got = opened(question, key)
     answer = got.respond(SAID, TEACHER)
 
-    assert got.message == PATCH
+    assert got.take_message() == PATCH
     assert pending.open(answer, TEACHER.public) == SAID
     assert PATCH not in question.content
     assert SAID not in answer.content

@@ -8,7 +8,8 @@ down to a site before its own key has signed: anybody may have sent it.
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -18,6 +19,7 @@ from moma_core.end_to_end.sealed_messages import (
     OpenedRequest,
     Parties,
     Sealed,
+    check_sender,
     open_request,
 )
 from moma_core.end_to_end.signatures import SigningKey
@@ -36,6 +38,7 @@ from moma_proto.convert import sealed as convert
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
+from moma_server.rpc.places import Place, SitePlaces
 from moma_server.teacher.end_to_end.identity import TeacherIdentity
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -43,6 +46,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 _logger = logging.getLogger(__name__)
 
 _OTHER_FIELDS = 1024  # beside a picture for each patch
+_PLACES = 1  # of one site: to open and read a request is a thread's work for long
 
 
 class UnsealedRequest(Generic[MessageT]):
@@ -54,6 +58,7 @@ class UnsealedRequest(Generic[MessageT]):
         opened: Its content, and the key that its response is sealed to.
         signing: The teacher's signing key.
         most_fields: Fields that the message may have.
+        place: The site's place, in which its work is done until it is charged.
     """
 
     def __init__(
@@ -63,7 +68,9 @@ class UnsealedRequest(Generic[MessageT]):
         opened: OpenedRequest,
         signing: SigningKey,
         most_fields: int,
+        place: Place,
     ) -> None:
+        self.place = place
         self.site = request.site
         self.request_id = request.request_id
         self.issued_ms = request.issued_ms
@@ -74,15 +81,16 @@ class UnsealedRequest(Generic[MessageT]):
         self._most_fields = most_fields
 
     def read(self) -> MessageT:
-        """Returns the enclosed message.
+        """Returns the enclosed message; once, as it is not kept.
 
         Raises:
             MalformedRequestError: It is of another kind.
         """
-        convert.count_fields(self._opened.message, self._most_fields)
+        content = self._opened.take_message()
+        convert.count_fields(content, self._most_fields)
         message = self._kind()
         try:
-            message.MergeFromString(cast("bytes", self._opened.message))  # not copied
+            message.MergeFromString(cast("bytes", content))  # not copied
         except DecodeError:
             raise MalformedRequestError("the sealed message is not readable") from None
         return message
@@ -120,12 +128,14 @@ class SealedEndpoint:
         self._log_rejected = log_rejected
         issued = IssuedCard(identity.federation, 0, description, ())
         self._card_digest = issued.card_digest
+        self._places = SitePlaces(_PLACES)
         self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
 
     def card(self) -> SignedCard:
         """Returns the card as it is now."""
         return self._identity.card(self.description)
 
+    @asynccontextmanager
     async def open(
         self,
         method: str,
@@ -133,8 +143,8 @@ class SealedEndpoint:
         request: SealedRequest,
         *,
         position: int = 0,
-    ) -> UnsealedRequest[MessageT]:
-        """Authenticates the site of a request, and opens it.
+    ) -> AsyncIterator[UnsealedRequest[MessageT]]:
+        """Authenticates the site of a request, and yields it opened, in its place.
 
         Args:
             method: Name of the method that was called.
@@ -154,14 +164,17 @@ class SealedEndpoint:
             position=position,
             issued_ms=request.issued_ms,
         )
-        try:
-            opened = await asyncio.to_thread(self._open, context, request)
-        except MalformedRequestError as error:  # but signed
-            reason = meaning_of(error).denial or ""
-            await self._log_rejected(request.site, reason, request.request_id)
-            raise
-        signing = self._identity.signing
-        return UnsealedRequest(request, kind, opened, signing, self._most_fields)
+        if caller() is None:  # a relay's: no other site takes the places of this one
+            await asyncio.to_thread(self._check_sender, context, request)
+        async with self._places.take(request.site) as place:
+            try:
+                opened = await place.run(lambda: self._open(context, request))
+            except MalformedRequestError as error:  # but signed
+                reason = meaning_of(error).denial or ""
+                await self._log_rejected(request.site, reason, request.request_id)
+                raise
+            signing, most = self._identity.signing, self._most_fields
+            yield UnsealedRequest(request, kind, opened, signing, most, place)
 
     async def respond(
         self, request: UnsealedRequest[MessageT], work: Awaitable[Message]
@@ -199,12 +212,12 @@ class SealedEndpoint:
             NotAuthorizedError: As `open`.
             MalformedRequestError: As `open`.
         """
-        request = await self.open(method, kind, sealed)
+        async with self.open(method, kind, sealed) as request:
 
-        async def done() -> Message:
-            return await work(request.site, await self.read_once(request))
+            async def done() -> Message:
+                return await work(request.site, await self.read_once(request))
 
-        return await self.respond(request, done())
+            return await self.respond(request, done())
 
     async def read_once(self, request: UnsealedRequest[MessageT]) -> MessageT:
         """Returns the message of a call that acts at once and is accepted once.
@@ -249,19 +262,26 @@ class SealedEndpoint:
                 f"the connection is of site {peer.name}, the request of {request.site}"
             )
 
+    def _check_sender(self, context: MessageContext, request: SealedRequest) -> None:
+        key = self._identity.pinned_sites.key_of(request.site)
+        sealed = Sealed(request.sealed, request.signature)
+        check_sender(context, self._parties(request), sealed, key, request.key_id)
+
     def _open(self, context: MessageContext, request: SealedRequest) -> OpenedRequest:
-        identity = self._identity
         return open_request(
             context,
-            Parties(
-                federation=identity.federation,
-                site=request.site,
-                teacher=self.description.card.name,
-                card_digest=self._card_digest,
-            ),
+            self._parties(request),
             Sealed(request.sealed, request.signature),
-            identity.pinned_sites.key_of(request.site),
-            (request.key_id, identity.sealing.find),
+            self._identity.pinned_sites.key_of(request.site),
+            (request.key_id, self._identity.sealing.find),
+        )
+
+    def _parties(self, request: SealedRequest) -> Parties:
+        return Parties(
+            federation=self._identity.federation,
+            site=request.site,
+            teacher=self.description.card.name,
+            card_digest=self._card_digest,
         )
 
 

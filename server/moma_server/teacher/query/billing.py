@@ -47,9 +47,9 @@ class Reservation(NamedTuple):
 class ChargeTurn:
     """The place of a query among those of its stream, for the order of their charges.
 
-    Queries are opened and read side by side. Without an order, the one that finds the
-    budget spent could lie before one that is charged and answered, and a site that
-    stops at the refusal would lose an answer that it paid for.
+    Several are under way at once. Without an order, the one that finds the budget spent
+    could lie before one that is charged and answered, and a site that stops at the
+    refusal would lose an answer that it paid for.
 
     Args:
         earlier: Done as soon as every earlier query has its charge or its refusal.
@@ -176,6 +176,8 @@ class BillingService:
         except asyncio.CancelledError:
             self._unwanted.append(asyncio.ensure_future(self._give_back(pending)))
             raise
+        finally:
+            del pending  # its refusal holds this frame, and so the pixels, in a circle
 
     async def settle(
         self,

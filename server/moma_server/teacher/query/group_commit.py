@@ -86,7 +86,8 @@ class GroupCommit:
                 done = [failure] * len(group)
             for (_, outcome), result in zip(group, done, strict=True):
                 if isinstance(result, Refusal | TeacherUnavailableError):
-                    outcome.set_exception(result)
+                    # its traceback holds frames that hold it, and what was asked
+                    outcome.set_exception(result.with_traceback(None))
                 else:
                     outcome.set_result(result)
 

@@ -1,16 +1,16 @@
 """One query on one page, from the sealed request of a site to its sealed response.
 
-Authenticate and open, read within the bounds, charge in the stream's order, wait for a
-batch, run the model, settle and log, apply the output policy, seal. What is raised
-before a request is opened becomes a status of the call; what is raised after it is
-sealed as a response is.
+Wait for the stream's earlier queries and for the site's place, authenticate and open,
+read within the bounds, charge, leave the place, wait for a batch, run the model, settle
+and log, apply the output policy, seal. What is raised before a request is opened
+becomes a status of the call; what is raised after it is sealed as a response is.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moma_core.audit.entry import Outcome
 from moma_core.audit.receipt import Receipt
@@ -87,8 +87,9 @@ class QueryPipeline:
             MalformedRequestError: As `SealedEndpoint.open`.
         """
         try:
-            request = await self._endpoint.open("Embed", pb.EmbedRequest, sealed)
-            return await self._endpoint.respond(request, self._embed(request, turn))
+            await turn.begin()
+            async with self._endpoint.open("Embed", pb.EmbedRequest, sealed) as request:
+                return await self._endpoint.respond(request, self._embed(request, turn))
         finally:
             turn.end()
 
@@ -97,13 +98,15 @@ class QueryPipeline:
     ) -> pb.EmbedResponse:
         site = request.site
         async with self._recorded(request) as record:
-            query = record.query = await asyncio.to_thread(self._read, request)
-            await turn.begin()
+            query = record.query = await request.place.run(lambda: self._read(request))
+            if query.session:  # whose queries wait for one another, and are bounded
+                request.place.leave()
             async with self._sessions.turn(site, query) as target:
                 reservation = await self._billing.reserve(
                     site, query, target.weights, request.digest
                 )
                 turn.end()
+                request.place.leave()
                 job = Job(site, query.pixels, target.model)
                 output, receipt = await self._run(record, reservation, job)
             return self._response(query, output, receipt)
@@ -112,7 +115,8 @@ class QueryPipeline:
         message = request.read()
         if message.request_id != request.request_id:
             raise MalformedRequestError("a query has one id, outside and inside")
-        return convert.query_from_wire(message, self._endpoint.description.bounds)
+        query = convert.query_from_wire(message, self._endpoint.description.bounds)
+        return replace(query, digests=query.patch_digests())  # while it has a thread
 
     async def _run(
         self, record: RecordedQuery, reservation: Reservation, job: Job
@@ -166,6 +170,7 @@ class QueryPipeline:
                 await self._billing.log_rejected(
                     site, reason, request.request_id, record.query
                 )
+                await request.place.rest()
             raise
         finally:
             if not record.logged:

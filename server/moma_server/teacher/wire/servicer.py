@@ -14,6 +14,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -31,10 +32,12 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceServicer
+from moma_server.rpc.authorization import caller
 from moma_server.rpc.limits import Context
+from moma_server.rpc.places import SiteBytes
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint, UnsealedRequest
 from moma_server.teacher.momentum.sessions import MomentumSessions
-from moma_server.teacher.query.billing import BillingService, ChargeOrder
+from moma_server.teacher.query.billing import BillingService, ChargeOrder, ChargeTurn
 from moma_server.teacher.query.pipeline import QueryPipeline
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -84,6 +87,9 @@ class TeacherServicer(TeacherServiceServicer):
         self._billing = billing
         self._sessions = sessions
         self._limits = limits
+        # all streams of a site hold together what one of them may
+        largest = endpoint.description.bounds.max_message_bytes
+        self._held = SiteBytes(limits.window * largest)
 
     async def Describe(
         self, _request: pb.DescribeRequest, _context: Context
@@ -98,7 +104,7 @@ class TeacherServicer(TeacherServiceServicer):
         pausing, order = asyncio.Event(), ChargeOrder()
         responses = ordered_map(
             self._requests(pausing, context),
-            lambda sealed: self._pipeline.embed(sealed, order.next()),
+            lambda sealed: self._embedded(sealed, order.next()),
             window=self._limits.window,
         )
         try:
@@ -113,6 +119,15 @@ class TeacherServicer(TeacherServiceServicer):
                 too_large = OversizedError("a request is too large")
                 self._endpoint.count_rejected("", too_large)
             raise
+
+    def _embedded(
+        self, sealed: SealedRequest, turn: ChargeTurn
+    ) -> asyncio.Future[SealedResponse]:
+        embedding = asyncio.ensure_future(self._pipeline.embed(sealed, turn))
+        if (peer := caller()) is not None:
+            freed = partial(self._held.free, peer.name, sealed.ByteSize())
+            embedding.add_done_callback(lambda _embedding: freed())
+        return embedding
 
     async def Budget(self, request: SealedRequest, _context: Context) -> SealedResponse:
         """Returns what is granted and charged to the calling site."""
@@ -169,7 +184,9 @@ class TeacherServicer(TeacherServiceServicer):
             error = MalformedRequestError("an update begins with its head")
             self._endpoint.count_rejected("", error)
             raise error
-        head = await self._endpoint.open("SyncMomentum", pb.SyncMomentumRequest, first)
+        kind = pb.SyncMomentumRequest
+        async with self._endpoint.open("SyncMomentum", kind, first) as head:
+            pass  # an update comes for long, and leaves the place to others meanwhile
         update = _Update(self._endpoint, head, context)
         response = await self._endpoint.respond(head, self._sync(head, update))
         if update.broken is not None:
@@ -215,6 +232,8 @@ class TeacherServicer(TeacherServiceServicer):
                 request: Any = await context.read()
             if request is grpc.aio.EOF:
                 break
+            if (peer := caller()) is not None:  # a relay has bounds of its own
+                await self._held.hold(peer.name, request.ByteSize())
             yield request
         # A message over the limit looks like an end, and then the call breaks off.
         pausing.set()
@@ -269,10 +288,10 @@ class _Update:
         if (request.site, request.request_id) != (head.site, head.request_id):
             raise MalformedRequestError("an update is of one site, under one id")
         kind = pb.SyncMomentumRequest
-        opened = await self._endpoint.open(
+        async with self._endpoint.open(
             "SyncMomentum", kind, request, position=position
-        )
-        return opened.read()
+        ) as opened:
+            return opened.read()
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from moma_core.policy.usage import PatchRate
 from moma_core.teacher.query import PatchQuery
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.teacher.query.billing import BillingService, ChargeOrder
-from tests.support.machine.waiting import WAIT_SECONDS
+from tests.support.machine.waiting import WAIT_SECONDS, until
 from tests.support.teacher.teacher_server import CARD
 
 KEY = SigningKey.create()
@@ -142,6 +144,23 @@ def test_a_refusal_that_nobody_waits_for_is_forgotten(
             await slow.stop()
 
             assert slow.ledger.charged("site-a") == 2
+
+    asyncio.run(scenario())
+
+
+def test_the_pixels_of_a_refused_query_are_not_kept(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with billing_in(tmp_path) as slow:
+            asked = query(11)
+            pixels = weakref.ref(asked.pixels)
+            gc.disable()  # which would find them in the end, after many more
+            try:
+                with pytest.raises(BudgetSpentError):
+                    await slow.billing.reserve("site-a", asked)
+                del asked
+                await until(lambda: pixels() is None)
+            finally:
+                gc.enable()
 
     asyncio.run(scenario())
 

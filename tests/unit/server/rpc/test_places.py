@@ -1,0 +1,118 @@
+"""What one site sends takes one thread at a time, and so much memory."""
+
+import asyncio
+import threading
+
+import pytest
+
+from moma_server.rpc.places import SiteBytes, SitePlaces
+from tests.support.machine.waiting import WAIT_SECONDS, until
+
+
+class Clock:
+    """Gives the seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_site_takes_its_places_in_order_and_no_other_waits_for_it() -> None:
+    taken: list[str] = []
+
+    async def scenario() -> None:
+        places, first_done = SitePlaces(1), asyncio.Event()
+
+        async def held(site: str, name: str) -> None:
+            async with places.take(site):
+                taken.append(name)
+                if name == "first":
+                    await first_done.wait()
+
+        greedy = [
+            asyncio.create_task(held("site-b", name))
+            for name in ("first", "second", "third")
+        ]
+        await until(lambda: taken == ["first"])
+        await held("site-a", "another's")
+        first_done.set()
+        await asyncio.gather(*greedy)
+
+    asyncio.run(scenario())
+
+    assert taken == ["first", "another's", "second", "third"]
+
+
+def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_has_ended() -> (
+    None
+):
+    begun, end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert end.wait(WAIT_SECONDS)
+
+    async def scenario() -> None:
+        places = SitePlaces(1)
+
+        async def worked() -> None:
+            async with places.take("site-b") as place:
+                await place.run(work)
+
+        given_up = asyncio.create_task(worked())
+        await until(begun.is_set)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        following = asyncio.create_task(worked())
+        begun.clear()
+        await asyncio.sleep(0.05)
+
+        assert not begun.is_set()
+        end.set()
+        await following
+        assert begun.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_request_keeps_its_place_for_as_long_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests: list[float] = []
+    clock = Clock()
+
+    def work() -> None:
+        clock.seconds += 3.0
+
+    async def noted(seconds: float) -> None:
+        rests.append(seconds)
+
+    async def scenario() -> None:
+        async with SitePlaces(1, clock).take("site-b") as place:
+            await place.run(work)
+            monkeypatch.setattr(asyncio, "sleep", noted)
+            await place.rest()
+            place.leave()
+            await place.rest()
+
+    asyncio.run(scenario())
+
+    assert rests == [pytest.approx(3.02)]
+
+
+def test_bytes_beyond_a_sites_bound_wait_until_others_of_it_are_freed() -> None:
+    async def scenario() -> None:
+        held = SiteBytes(10)
+        await held.hold("site-b", 7)
+        waiting = asyncio.create_task(held.hold("site-b", 4))
+        await held.hold("site-a", 12)  # alone, it may be larger
+        await asyncio.sleep(0)
+
+        assert not waiting.done()
+        held.free("site-b", 7)
+        await asyncio.wait_for(waiting, WAIT_SECONDS)
+
+    asyncio.run(scenario())
