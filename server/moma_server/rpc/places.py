@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
+from moma_core.policy.token_bucket import TokenBucket
+
 T = TypeVar("T")
 
 _SHORTEST_REST_SECONDS = 0.02  # a small request costs more than its thread's time
@@ -76,12 +78,18 @@ class SitePlaces:
     Args:
         of_one: Places of one site.
         clock: Returns seconds, and never goes back.
+        per_minute: Times that a site takes one, and as many after a rest; who comes
+            more often waits. None: as often as it likes.
     """
 
     def __init__(
-        self, of_one: int, clock: Callable[[], float] = time.monotonic
+        self,
+        of_one: int,
+        clock: Callable[[], float] = time.monotonic,
+        per_minute: float | None = None,
     ) -> None:
         self._of_one, self._clock = of_one, clock
+        self._pace = None if per_minute is None else TokenBucket(per_minute, clock)
         # a name costs memory only while it has a request under way
         self._sites = WeakValueDictionary[str, asyncio.Semaphore]()
 
@@ -94,6 +102,8 @@ class SitePlaces:
         await places.acquire()
         place = Place(places, self._clock)
         try:
+            while self._pace is not None and (wait := self._pace.take(site)):
+                await asyncio.sleep(wait)
             yield place
         finally:
             place.leave()

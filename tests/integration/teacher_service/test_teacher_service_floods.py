@@ -1,4 +1,4 @@
-"""A site whose queries cost it nothing, since they are refused, slows no other."""
+"""What costs a site nothing, refused queries and looks at the log, slows no other."""
 
 import asyncio
 import threading
@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moma_core.audit.log import AuditLog
 from moma_core.teacher.pixel_encoding import PixelEncoding
 from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
+from moma_proto.v1.audit_pb2 import ReceiptsRequest
+from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
 from tests.support.federation.pki import Pki
 from tests.support.machine.waiting import WAIT_SECONDS, until
+from tests.support.teacher.sealed import SiteSide
 from tests.support.teacher.teacher_server import (
     SIDE_PX,
     MeanColour,
@@ -25,26 +29,26 @@ _STREAMS = 4
 _QUERIES = 4  # of each stream, as many as are read at once
 
 
-class SlowPictures:
-    """Stands before the reading of pictures, and counts what is read at once.
+class SlowWork:
+    """Stands before work that takes a thread, and counts what is done at once.
 
     Args:
-        read: What reads them.
+        work: What is done.
     """
 
-    def __init__(self, read: Any) -> None:
-        self._read, self._lock = read, threading.Lock()
+    def __init__(self, work: Any) -> None:
+        self._work, self._lock = work, threading.Lock()
         self.running = self.most = 0
         self.free = threading.Event()
 
-    def __call__(self, *pictures: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
         assert self.free.wait(WAIT_SECONDS)
         with self._lock:
             self.running -= 1
-        return self._read(*pictures)
+        return self._work(*arguments)
 
 
 def pictures() -> pb.EmbedRequest:
@@ -59,7 +63,7 @@ def pictures() -> pb.EmbedRequest:
 def test_pictures_of_a_site_without_a_budget_are_read_one_query_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = SlowPictures(convert.read_pictures)
+    slow = SlowWork(convert.read_pictures)
     monkeypatch.setattr(convert, "read_pictures", slow)
     pki = Pki()
 
@@ -84,6 +88,39 @@ def test_pictures_of_a_site_without_a_budget_are_read_one_query_at_a_time(
             await until(lambda: served.denied("budget", site="site-b") >= _STREAMS)
 
             assert len(responses) == 1
+            assert at_once == slow.most == 1
+
+    asyncio.run(scenario())
+
+
+def test_receipts_of_a_site_are_read_one_call_at_a_time_beside_its_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowWork(AuditLog.receipts_from)
+    monkeypatch.setattr(AuditLog, "receipts_from", lambda *arguments: slow(*arguments))
+    pki = Pki()
+
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, MeanColour()) as served,
+            served.stub(pki.site("site-a")) as honest,
+            served.stub(pki.site("site-b")) as own,
+            served.channel(pki.site("site-b")) as channel,
+        ):
+            side = SiteSide(served.server.card(), "site-b")
+            audit: Any = AuditServiceStub(channel)
+            calls = [
+                audit.Receipts(side.seal("Receipts", ReceiptsRequest())[0])
+                for _ in range(6)
+            ]
+            await until(lambda: slow.running)
+
+            responses = await ask(honest, request()), await ask(own, request())
+            at_once = slow.most
+            slow.free.set()
+            await asyncio.gather(*calls)
+
+            assert [len(each) for each in responses] == [1, 1]
             assert at_once == slow.most == 1
 
     asyncio.run(scenario())

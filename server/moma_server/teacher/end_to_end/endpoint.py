@@ -215,7 +215,9 @@ class SealedEndpoint:
         async with self.open(method, kind, sealed) as request:
 
             async def done() -> Message:
-                return await work(request.site, await self.read_once(request))
+                message = await self.read_once(request)
+                request.place.leave()
+                return await work(request.site, message)
 
             return await self.respond(request, done())
 

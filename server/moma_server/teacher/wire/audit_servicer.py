@@ -20,13 +20,17 @@ from moma_proto.convert.audit import (
 from moma_proto.v1 import audit_pb2 as pb
 from moma_proto.v1.audit_pb2_grpc import AuditServiceServicer
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
+from moma_server.rpc.authorization import caller
 from moma_server.rpc.limits import Context
+from moma_server.rpc.places import SitePlaces
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.query.upkeep import POLICY
 
 T = TypeVar("T")
 
 _LAST_INDEX = 2**53
+
+_READS_PER_MINUTE = 120  # of a site: 30,000 receipts at once, and 500 a second
 
 
 class AuditServicer(AuditServiceServicer):
@@ -42,12 +46,14 @@ class AuditServicer(AuditServiceServicer):
     def __init__(self, ledger: Ledger, endpoint: SealedEndpoint) -> None:
         self._ledger, self._log = ledger, ledger.log
         self._endpoint = endpoint
+        self._places = SitePlaces(1, per_minute=_READS_PER_MINUTE)
 
     async def LatestCheckpoint(
         self, request: pb.LatestCheckpointRequest, _context: Context
     ) -> pb.LatestCheckpointResponse:
         """Returns the newest state of a log."""
-        newest = await self._read(partial(self._log.latest, origin=request.origin))
+        latest = partial(self._log.latest, origin=request.origin)
+        newest = await self._read(_connected_site(), latest)
         return pb.LatestCheckpointResponse(checkpoint=checkpoint_to_wire(newest))
 
     async def InclusionProof(
@@ -56,7 +62,8 @@ class AuditServicer(AuditServiceServicer):
         """Returns an entry that is about no query, and names no site."""
         origin, index = request.origin, _index(request.place)
         receipt = await self._read(
-            lambda database: self._log.inclusion(database, origin, index)
+            _connected_site(),
+            lambda database: self._log.inclusion(database, origin, index),
         )
         entry = decode(receipt.leaf).entry
         if isinstance(entry, PolicyEntry) and entry.subject != POLICY:
@@ -80,27 +87,26 @@ class AuditServicer(AuditServiceServicer):
         )
 
     async def _consistency(
-        self, _site: str, request: pb.ConsistencyProofRequest
+        self, site: str, request: pb.ConsistencyProofRequest
     ) -> pb.ConsistencyProofResponse:
-        return proof_to_wire(await self._read(partial(self._proof, request)))
+        return proof_to_wire(await self._read(site, partial(self._proof, request)))
 
     async def _receipts(
         self, site: str, request: pb.ReceiptsRequest
     ) -> pb.ReceiptsResponse:
-        if request.request_id:
-            if len(request.request_id) != REQUEST_ID_BYTES:
-                raise UnknownEntryError("no query has a request id of this length")
-            found = await self._read(
-                lambda database: self._log.receipts(database, site, request.request_id)
-            )
-        else:
-            first = _index(request.from_place)
-            found = await self._read(
-                lambda database: self._log.receipts_from(
-                    database, site, request.origin, first
-                )
-            )
-        return pb.ReceiptsResponse(receipts=map(receipt_to_wire, found))
+        if request.request_id and len(request.request_id) != REQUEST_ID_BYTES:
+            raise UnknownEntryError("no query has a request id of this length")
+        first = _index(request.from_place)
+
+        def found(database: Connection) -> pb.ReceiptsResponse:
+            log = self._log
+            if request.request_id:
+                receipts = log.receipts(database, site, request.request_id)
+            else:
+                receipts = log.receipts_from(database, site, request.origin, first)
+            return pb.ReceiptsResponse(receipts=map(receipt_to_wire, receipts))
+
+        return await self._read(site, found)
 
     def _proof(
         self, request: pb.ConsistencyProofRequest, database: Connection
@@ -119,8 +125,25 @@ class AuditServicer(AuditServiceServicer):
         except UnknownEntryError:
             return self._log.latest(database)
 
-    async def _read(self, query: Callable[[Connection], T]) -> T:
-        return await asyncio.to_thread(self._ledger.read, query)
+    async def _read(self, site: str | None, query: Callable[[Connection], T]) -> T:
+        """Reads the log: of one site one call at a time, and with rests between.
+
+        Args:
+            site: Whose call it is; None: a relay's, which says not whose and has bounds
+                of its own.
+            query: What is read, in a thread.
+        """
+        if site is None:
+            return await asyncio.to_thread(self._ledger.read, query)
+        async with self._places.take(site) as place:
+            found = await place.run(lambda: self._ledger.read(query))
+            await place.rest()
+        return found
+
+
+def _connected_site() -> str | None:
+    peer = caller()
+    return None if peer is None else peer.name
 
 
 def _index(number: int) -> int:

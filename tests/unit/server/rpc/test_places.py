@@ -103,6 +103,28 @@ def test_a_refused_request_keeps_its_place_for_as_long_again(
     assert rests == [pytest.approx(3.02)]
 
 
+def test_who_takes_places_more_often_than_allowed_waits_and_no_other_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    clock = Clock()
+
+    async def passed(seconds: float) -> None:
+        waits.append(seconds)
+        clock.seconds += seconds
+
+    async def scenario() -> None:
+        monkeypatch.setattr(asyncio, "sleep", passed)
+        places = SitePlaces(1, clock, per_minute=2)
+        for site in ("site-b", "site-b", "site-a", "site-b", "site-a"):
+            async with places.take(site):
+                pass
+
+    asyncio.run(scenario())
+
+    assert waits == [30.0]
+
+
 def test_bytes_beyond_a_sites_bound_wait_until_others_of_it_are_freed() -> None:
     async def scenario() -> None:
         held = SiteBytes(10)
