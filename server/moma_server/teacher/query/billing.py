@@ -5,7 +5,7 @@ rejected query's entry, or its number.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -89,6 +89,22 @@ class ChargeOrder:
         return turn
 
 
+def _to_its_end(work: Awaitable[T]) -> asyncio.Future[T]:
+    """Returns what waits for work that goes on where its caller goes away.
+
+    An error that nobody is left to hear of is none: the ledger is closing, or it failed
+    and has said so in the log.
+    """
+    working = asyncio.ensure_future(work)
+    working.add_done_callback(_noticed)
+    return asyncio.shield(working)
+
+
+def _noticed(working: asyncio.Future[T]) -> None:
+    if not working.cancelled():
+        working.exception()
+
+
 class _Account(NamedTuple):
     site: str
     charged: int  # patches, reservations included
@@ -136,7 +152,7 @@ class BillingService:
 
     async def write(self, operation: Operation[T]) -> T:
         """Does another operation on the ledger."""
-        return await asyncio.shield(self._commit.submit(operation))
+        return await _to_its_end(self._commit.submit(operation))
 
     async def reserve(
         self,
@@ -201,8 +217,7 @@ class BillingService:
         Raises:
             CoverageError: The output must not be disclosed; the charge is given back.
         """
-        settling = self._settle(reservation, worked, outcome, embedding)
-        return await asyncio.shield(asyncio.ensure_future(settling))
+        return await _to_its_end(self._settle(reservation, worked, outcome, embedding))
 
     async def log_rejected(
         self,
@@ -231,7 +246,7 @@ class BillingService:
             outcome="denied",
             reason=reason,
         )
-        await asyncio.shield(asyncio.ensure_future(self._log_rejected(entry, query)))
+        await _to_its_end(self._log_rejected(entry, query))
 
     async def balance(self, site: str) -> tuple[int, int]:
         """Returns the patches granted to a site and those charged so far."""

@@ -165,6 +165,35 @@ def test_the_pixels_of_a_refused_query_are_not_kept(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("call", ["settle", "log_rejected"])
+def test_what_a_closed_ledger_refuses_to_nobody_is_no_traceback(
+    tmp_path: Path, call: str
+) -> None:
+    reports: list[object] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: reports.append(context))
+        async with billing_in(tmp_path) as slow:
+            charge = await slow.billing.reserve("site-a", query(1))
+            await slow.stop()
+            others = asyncio.all_tasks()
+            if call == "settle":
+                work = slow.billing.settle(charge, worked=True)
+            else:
+                work = slow.billing.log_rejected("site-a", "rate", b"r" * 16, query(2))
+            calling = asyncio.ensure_future(work)
+            await asyncio.sleep(0)
+
+            calling.cancel()
+            await until(lambda: asyncio.all_tasks() == others)
+            gc.collect()
+
+    asyncio.run(scenario())
+
+    assert reports == []
+
+
 def test_a_site_without_a_grant_has_nothing_left(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with billing_in(tmp_path) as slow:
