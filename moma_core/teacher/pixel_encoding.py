@@ -6,8 +6,10 @@ at the size before any pixel is decoded.
 """
 
 import io
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -27,6 +29,7 @@ _PILLOW_FORMATS: Final[dict[PictureKind, str]] = {
     "webp": "WEBP",
     "jpeg": "JPEG",
 }
+_MOST_READERS = 8
 _PICTURE_BYTES = 4096  # beside the pixels: headers and tables, generously
 
 
@@ -94,9 +97,20 @@ def read_pictures(
             holds more than one picture, or is larger than its pixels can explain.
     """
     pixels = np.empty((len(pictures), side_px, side_px, 3), np.uint8)
-    for place, picture in enumerate(pictures):
-        pixels[place] = _read(picture, kind, side_px)
+
+    def read(place: int) -> None:
+        pixels[place] = _read(pictures[place], kind, side_px)
+
+    # of one query, since a site has one query read at a time
+    with ThreadPoolExecutor(_readers()) as pool:
+        for _ in pool.map(read, range(len(pictures))):
+            pass
     return pixels
+
+
+def _readers() -> int:
+    """Returns how many threads read the pictures of one query: half of the cores."""
+    return max(1, min(_MOST_READERS, len(os.sched_getaffinity(0)) // 2))
 
 
 def _picture(pixels: NDArray[np.uint8], kind: PictureKind, quality: int) -> bytes:

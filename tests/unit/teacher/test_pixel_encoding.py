@@ -1,6 +1,7 @@
 """Patches as pictures: nothing but pixels leaves, nothing but pixels is taken."""
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -42,8 +43,12 @@ def test_what_is_no_encoding_is_refused(text: str) -> None:
         PixelEncoding.parse(text)
 
 
+@pytest.mark.parametrize("cores", [1, 6])
 @pytest.mark.parametrize("text", ["png", "webp"])
-def test_a_lossless_picture_holds_the_very_pixels(text: str) -> None:
+def test_a_lossless_picture_holds_the_very_pixels(
+    text: str, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     encoding, pixels = PixelEncoding.parse(text), _patches()
 
     read = read_pictures(encoding.pictures(pixels), encoding.kind, SIDE)
