@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -152,8 +153,10 @@ def signing_authority(config: ServerConfig) -> Credential:
 def members(config: ServerConfig) -> list[Member]:
     """Returns all that this coordinator signed, the newest certificate of each."""
     revoked = revoked_serials(config)
+    with locked(member_folder(config)):  # files come and go
+        kept = kept_certificates(config, "*.pem")
     newest: dict[tuple[PeerKind, str], Member] = {}
-    for peer in _all_peers(config, "*.pem"):
+    for _, _, peer in kept:
         state: MemberState = "admitted"
         if peer.not_after <= utc_now():
             state = "expired"
@@ -173,8 +176,10 @@ def sites_in_force(config: ServerConfig) -> dict[str, datetime]:
         ConfigError: The revocations are missing or damaged.
     """
     revoked = revoked_serials(config)
+    with locked(member_folder(config)):  # files come and go
+        kept = kept_certificates(config, "site.*.pem")
     ends: dict[str, datetime] = {}
-    for peer in _all_peers(config, "site.*.pem"):
+    for _, _, peer in kept:
         if peer.serial not in revoked:
             ends[peer.name] = max(peer.not_after, ends.get(peer.name, peer.not_after))
     return ends
@@ -204,8 +209,7 @@ def _revoke_certificates(config: ServerConfig, peer: PeerName) -> int:
         if not paths:
             raise CertificateError(f"{peer} was never admitted here")
         # a file's name says its serial too, whatever became of what is in it
-        named = (_SERIAL.search(path.name) for path in paths)
-        serials = {int(found[1], 16) for found in named if found}
+        serials = set(map(_named_serial, paths))
         serials |= {kept.peer.serial for kept in kept_certificates(config, pattern)}
         serials = {s for s in serials if 0 < s <= revocations.LARGEST_SERIAL}
         for serial in sorted(serials):
@@ -215,6 +219,12 @@ def _revoke_certificates(config: ServerConfig, peer: PeerName) -> int:
         if peer.kind == "site" and peer.name in read_sites(node_registry(config)):
             remove_site(node_registry(config), peer.name)
     return len(serials)
+
+
+def _named_serial(path: Path) -> int:
+    """Returns the serial that a certificate's file is named by; 0: none is."""
+    found = _SERIAL.search(path.name)
+    return int(found[1], 16) if found else 0
 
 
 def token_store(config: ServerConfig) -> TokenStore:
@@ -233,22 +243,6 @@ def member_folder(config: ServerConfig) -> Path:
 def node_registry(config: ServerConfig) -> Path:
     """Returns the folder of the sites' node keys."""
     return config.state_dir / "nodes"
-
-
-def _all_peers(config: ServerConfig, pattern: str) -> list[Peer]:
-    with locked(member_folder(config)):  # files come and go
-        paths = sorted(member_folder(config).glob(pattern))
-        return [_kept_peer(path) for path in paths]
-
-
-def _kept_peer(path: Path) -> Peer:
-    try:
-        return read_peer(path.read_bytes())
-    except NotAuthorizedError as error:
-        raise ConfigError(
-            f"{path} is damaged: {error}; put it back from a backup, or revoke its "
-            f"member and remove it"
-        ) from error
 
 
 class KeptCertificate(NamedTuple):
@@ -270,16 +264,34 @@ def kept_certificates(config: ServerConfig, pattern: str) -> list[KeptCertificat
             pem = path.read_bytes()
             found.append(KeptCertificate(path, pem, read_peer(pem)))
         except (NotAuthorizedError, OSError) as error:
-            _logger.warning("the certificate %s is left out: %s", path, error)
+            _warn_once(f"{path} is damaged, so it is left out: {error}")
     return found
 
 
+@lru_cache(maxsize=256)  # the rounds' port looks every second
+def _warn_once(message: str) -> None:
+    _logger.warning("%s", message)
+
+
 def _check_key(config: ServerConfig, certificate: bytes) -> None:
-    """Refuses a key of a certificate that was revoked: it may have been stolen."""
+    """Refuses a key of a certificate that was revoked: it may have been stolen.
+
+    Raises:
+        CertificateError: It was.
+        ConfigError: A revoked certificate is damaged: nobody knows what its key was.
+    """
     key, revoked = key_of(certificate), revoked_serials(config)
+    lost = set(member_folder(config).glob("*.pem"))
     for kept in kept_certificates(config, "*.pem"):
+        lost.discard(kept.path)
         if kept.peer.serial in revoked and key_of(kept.pem) == key:
             raise CertificateError("this key was revoked; a new one is needed")
+    for path in sorted(lost):
+        if _named_serial(path) in revoked:
+            raise ConfigError(
+                f"{path} is damaged, and revoked: a new member might have its key; put "
+                f"it back from a backup, or remove it and take that risk"
+            )
 
 
 def file_certificate(config: ServerConfig, certificate: bytes) -> Path:

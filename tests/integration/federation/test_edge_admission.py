@@ -121,6 +121,21 @@ def test_a_revoked_sites_next_request_is_refused(guarded: Guarded) -> None:
     assert guarded.ask("site-b") == 200
 
 
+@pytest.mark.parametrize("damaged", ["node key", "certificate"])
+def test_a_file_that_a_disk_damaged_shuts_out_its_site_alone(
+    guarded: Guarded, damaged: str
+) -> None:
+    files = {
+        "node key": node_registry(guarded.config) / "site-a.pub",
+        "certificate": next(member_folder(guarded.config).glob("site.site-a.*.pem")),
+    }
+
+    write_private(files[damaged], b"damaged")
+
+    assert guarded.ask("site-a") == 401
+    assert guarded.ask("site-b") == 200
+
+
 def test_a_revoked_sites_open_connections_end_within_five_seconds(
     guarded: Guarded,
 ) -> None:

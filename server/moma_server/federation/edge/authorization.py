@@ -8,9 +8,11 @@ every open connection again.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from moma_core.errors import CertificateError
 from moma_server.federation.edge.authentication import KnownNode
 from moma_server.federation.engine.control import key_bytes
 from moma_server.membership.members import read_sites
@@ -65,12 +67,13 @@ class EdgeAuthorization:
         self._fingerprint, self._read_at = fingerprint, now
 
     def _read(self) -> dict[str, tuple[bytes, datetime]]:
-        ends = self._in_force()
-        return {
-            site: (key_bytes(openssh), ends[site])
-            for site, openssh in read_sites(self._registry).items()
-            if site in ends
-        }
+        ends, known = self._in_force(), {}
+        for site, openssh in read_sites(self._registry).items():
+            # the log names a damaged key where the nodes are made to fit the registry
+            with suppress(CertificateError):
+                if site in ends:
+                    known[site] = (key_bytes(openssh), ends[site])
+        return known
 
 
 def _fingerprint(path: Path) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moma_core.errors import ConfigError
+from moma_core.errors import CertificateError, ConfigError
 from moma_core.pki.certificates import create_key, create_request
 from moma_core.pki.identity import PeerName, read_peer
 from moma_core.pki.key_files import create_node_key
@@ -14,10 +14,12 @@ from moma_server.config.server import ServerConfig
 from moma_server.membership.members import (
     admit_member,
     member_folder,
+    members,
     node_registry,
     read_sites,
     revoke_member,
     revoked_serials,
+    sites_in_force,
 )
 from moma_server.membership.renewal import renew_member
 
@@ -114,9 +116,29 @@ def test_nobody_else_notices_a_damaged_certificate(
             kinds=("site",),
         )
 
+    assert {"site-a", "site-b"} <= {each.name for each in members(config)}
+    assert sites_in_force(config).keys() == {"site-a", "site-b"}
     assert read_peer(newcomer).name == "site-b"
     assert renewed == certificate  # a young one
     assert str(damaged) in caplog.text
+
+
+def test_a_revoked_key_does_not_come_back_where_its_certificate_is_damaged(
+    config: ServerConfig,
+) -> None:
+    stolen = create_key()
+    admitted(config, "site-a", stolen)
+    path = only_file(config)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    revoke_member(config, site("site-a"))
+
+    with pytest.raises(ConfigError, match=f"{path.name} is damaged, and revoked"):
+        admitted(config, "site-z", stolen)
+    path.write_bytes(whole)
+    with pytest.raises(CertificateError, match="this key was revoked"):
+        admitted(config, "site-z", stolen)
+    assert admitted(config, "site-z")
 
 
 def test_a_damaged_certificate_of_its_own_does_not_stop_a_renewal(
