@@ -86,7 +86,7 @@ def _without_truth(value: object) -> object:
 def _from_config_folder(path: Path, info: ValidationInfo) -> Path:
     try:
         return Path((info.context or {}).get("folder", ".")) / path.expanduser()
-    except RuntimeError:  # as faults are told, they are made printable
+    except RuntimeError:  # the sentence is made printable where it is told
         raise ValueError(f"there is no home {path.parts[0]}: write it out") from None
 
 

@@ -115,7 +115,7 @@ def save_weights(
     path: Path, weights: Weights, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Writes `weights`, with `metadata` in the header, whole or not at all."""
-    about = dict(metadata or {})
+    about = {key: text for key, text in (metadata or {}).items() if key != _DIGEST}
     about[_DIGEST] = _digest(weights, about)
     write_private(path, weights_to_bytes(weights, about))
 
@@ -134,9 +134,11 @@ class StoredWeights(Mapping[str, NDArray[Any]]):
         try:
             self._file = safe_open(path, "np")
             self._names: list[str] = list(self._file.keys())  # type: ignore[no-untyped-call]
+            metadata = dict(self._file.metadata() or {})  # type: ignore[no-untyped-call]
         except _UNREADABLE as error:
             raise CheckpointError(f"{path} is missing or damaged") from error
         self._path = path
+        _check_digest(path, self, metadata)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._names:
@@ -171,9 +173,7 @@ def load_with_metadata(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
             metadata = dict(file.metadata() or {})
     except _UNREADABLE as error:
         raise CheckpointError(f"{path} is missing or damaged") from error
-    digest = metadata.pop(_DIGEST, None)  # none in a file of the release before
-    if digest is not None and digest != _digest(tensors, metadata):
-        raise CheckpointError(f"{path} is damaged: it is not what was written")
+    _check_digest(path, tensors, metadata)
     return tensors, metadata
 
 
@@ -185,9 +185,18 @@ def load_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, "np") as file:
-            return dict(file.metadata() or {})
+            found = dict(file.metadata() or {})
     except _UNREADABLE as error:
         raise CheckpointError(f"{path} is missing or damaged") from error
+    found.pop(_DIGEST, None)  # it is of the tensors too, which are not read here
+    return found
+
+
+def _check_digest(path: Path, weights: Weights, metadata: dict[str, str]) -> None:
+    """Takes the digest out of a file's metadata, and holds the rest against it."""
+    digest = metadata.pop(_DIGEST, None)  # none in a file of the release before
+    if digest is not None and digest != _digest(weights, metadata):
+        raise CheckpointError(f"{path} is damaged: it is not what was written")
 
 
 def _digest(weights: Weights, metadata: Mapping[str, str]) -> str:

@@ -31,8 +31,8 @@ class SizedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        longest = config.h11_max_incomplete_event_size or _HEAD_BYTES
-        self.conn = _SizedConnection(h11.SERVER, longest)
+        self._longest_head = config.h11_max_incomplete_event_size or _HEAD_BYTES
+        self.conn = _SizedConnection(h11.SERVER, self._longest_head)
 
     def data_received(self, data: bytes) -> None:
         """Parses what came, until the connection is given up."""
@@ -40,6 +40,9 @@ class SizedProtocol(H11Protocol):
             if self.transport.is_closing():
                 return
             super().data_received(data[begin : begin + _SLICE_BYTES])
+            waiting, _ = self.conn.trailing_data  # of requests behind an unanswered one
+            if len(waiting) > self._longest_head + _SLICE_BYTES:
+                self.transport.abort()
 
 
 class _SizedConnection(h11.Connection):

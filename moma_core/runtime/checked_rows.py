@@ -37,7 +37,9 @@ def read_rows(path: Path, form: TypeAdapter[T]) -> T:
     has_digest = isinstance(content, dict) and content.keys() == _KEYS
     rows = canonical_json(content["rows"] if has_digest else content)
     if has_digest and content["sha256"] != _digest(rows):
-        raise ValueError("its rows are not those that were written")
+        raise ValueError(
+            "its rows are not those that were written; put it back from a backup"
+        )
     try:
         return form.validate_json(rows)
     except ValidationError as error:

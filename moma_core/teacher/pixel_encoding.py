@@ -101,7 +101,7 @@ def read_pictures(
     def read(place: int) -> None:
         pixels[place] = _read(pictures[place], kind, side_px)
 
-    # of one query, since a site has one query read at a time
+    # a teacher reads one query of a site at a time, so it is done side by side here
     with ThreadPoolExecutor(_readers()) as pool:
         for _ in pool.map(read, range(len(pictures))):
             pass

@@ -1,4 +1,4 @@
-"""What one site may have under way that has cost it nothing yet: places, and bytes.
+"""What one site may have under way at once: places, and bytes.
 
 Threads and memory are shared and are given to whoever comes, so whoever hands in most
 would have most of them. A site has few places, which its requests take in the order in
@@ -18,6 +18,7 @@ from moma_core.policy.token_bucket import TokenBucket
 T = TypeVar("T")
 
 _SHORTEST_REST_SECONDS = 0.02  # a small request costs more than its thread's time
+_LONGEST_REST_SECONDS = 2.0  # a refusal is said after it, also by a server that stops
 
 
 class Place:
@@ -47,14 +48,18 @@ class Place:
             return await asyncio.shield(working)
         finally:
             self._worked_seconds += self._clock() - begin
+            if working.done():
+                # its error holds the frames of the work, and so what was asked
+                self._working = None
+            del working
 
     async def rest(self) -> None:
-        """Keeps the place for as long again as its work took.
+        """Keeps the place for as long again as its work took, two seconds at most.
 
         So a site that is only ever refused has half of the time of its places.
         """
         if not self._is_left:
-            await asyncio.sleep(self._worked_seconds)
+            await asyncio.sleep(min(self._worked_seconds, _LONGEST_REST_SECONDS))
 
     def leave(self) -> None:
         """Gives the place to the site's next request; once, however often called."""

@@ -14,6 +14,9 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.audit_pb2 import ReceiptsRequest
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
+from moma_server.rpc.places import SiteBytes
+from moma_server.teacher.query.pipeline import QueryPipeline
+from moma_server.teacher.wire import servicer
 from tests.support.federation.pki import Pki
 from tests.support.machine.waiting import WAIT_SECONDS, until
 from tests.support.teacher.sealed import SiteSide
@@ -89,6 +92,45 @@ def test_pictures_of_a_site_without_a_budget_are_read_one_query_at_a_time(
 
             assert len(responses) == 1
             assert at_once == slow.most == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("first_goes_away", [False, True])
+def test_all_streams_of_a_site_hold_together_what_one_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_goes_away: bool
+) -> None:
+    slow = SlowWork(convert.read_pictures)
+    monkeypatch.setattr(convert, "read_pictures", slow)
+    monkeypatch.setattr(servicer, "SiteBytes", lambda _bytes: SiteBytes(1))
+    begun, embed = [], QueryPipeline.embed
+
+    async def counted(*arguments: Any) -> Any:
+        begun.append(arguments)
+        return await embed(*arguments)
+
+    monkeypatch.setattr(QueryPipeline, "embed", counted)
+    pki = Pki()
+
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, MeanColour()) as served,
+            served.stub(pki.site("site-a")) as honest,
+            served.stub(pki.site("site-b")) as greedy,
+        ):
+            first = asyncio.create_task(ask(greedy, pictures()))
+            await until(lambda: slow.running)
+            second = asyncio.create_task(ask(greedy, pictures()))
+            assert await ask(honest, request())
+            assert len(begun) == 2  # the first one's, and the honest one's
+
+            if first_goes_away:
+                first.cancel()
+                await until(lambda: len(begun) == 3)
+            slow.free.set()
+            assert await second
+            assert len(begun) == 3
+            await asyncio.gather(first, return_exceptions=True)
 
     asyncio.run(scenario())
 

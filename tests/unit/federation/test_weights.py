@@ -1,5 +1,6 @@
 """Weights as bytes: whole, finite, of a known type, no larger than agreed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from moma_core.errors import CheckpointError, UpdateRejectedError
 from moma_core.federation.weights import (
+    StoredWeights,
     check_weights,
     load_metadata,
     load_with_metadata,
@@ -80,15 +82,28 @@ def test_a_saved_file_is_loaded(tmp_path: Path) -> None:
     )
 
 
-def test_a_saved_file_with_a_changed_bit_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [load_with_metadata, StoredWeights])
+@pytest.mark.parametrize("place", ["a tensor", "the metadata"])
+def test_a_saved_file_with_a_changed_bit_is_named(
+    tmp_path: Path, place: str, read: Callable[[Path], object]
+) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(path, WEIGHTS, {"round": "3"})
     content = bytearray(path.read_bytes())
-    content[-1] ^= 0x40
+    content[-1 if place == "a tensor" else content.index(b'"3"') + 1] ^= 0x01
     path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match=f"{path.name} is damaged"):
-        load_with_metadata(path)
+        read(path)
+
+
+def test_what_was_read_of_a_file_can_be_saved_again(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, WEIGHTS, {"round": "3"})
+
+    save_weights(path, WEIGHTS, load_metadata(path))
+
+    assert load_with_metadata(path)[1] == load_metadata(path) == {"round": "3"}
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:

@@ -235,9 +235,8 @@ class ReportRoom:
 
 
 _PULL_SECONDS = 300.0
-_REST_SECONDS = 120.0  # for what is uploaded before the last object
-_TURN_SECONDS = 5.0  # in the room, for a report that is not whole
-_PAUSE_SECONDS = 1.0  # outside it, before such a report has its next turn
+_REST_SECONDS = 120.0  # for room, and for what is uploaded before the last object
+_PAUSE_SECONDS = 1.0  # outside the room, before half a report has its next turn
 
 
 def bounded_pull(
@@ -289,7 +288,7 @@ def _pull_in_turn(
 
     room.enter()
     try:
-        return _pull_all(object_ids, look, seconds=_TURN_SECONDS)
+        return _pull_all(object_ids, look, seconds=0.0)  # none is waited for
     except ObjectPullError:
         if not missing.is_set():
             raise

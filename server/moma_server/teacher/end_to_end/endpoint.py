@@ -172,6 +172,7 @@ class SealedEndpoint:
             except MalformedRequestError as error:  # but signed
                 reason = meaning_of(error).denial or ""
                 await self._log_rejected(request.site, reason, request.request_id)
+                await place.rest()
                 raise
             signing, most = self._identity.signing, self._most_fields
             yield UnsealedRequest(request, kind, opened, signing, most, place)

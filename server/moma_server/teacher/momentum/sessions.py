@@ -169,12 +169,22 @@ class MomentumSessions:
         if not query.session:
             yield QueryTarget()
             return
-        session = self._found(site, query.session)
-        session.check_query(query)
+        session = self.check(site, query)
         async with session.turn():
             self._found(site, query.session)  # it may have ended while this waited
             yield QueryTarget(session.weights, session.predict)
         session.used = self._clock()
+
+    def check(self, site: str, query: PatchQuery) -> Session:
+        """Returns the session of a query, if the query can be answered in it.
+
+        Raises:
+            SessionLostError: The site has no such session.
+            MalformedRequestError: The copy cannot work on so few patches.
+        """
+        session = self._found(site, query.session)
+        session.check_query(query)
+        return session
 
     @contextmanager
     def updating(self, site: str, head: SyncHead) -> Iterator[IncomingUpdate]:

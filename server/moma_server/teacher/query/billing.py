@@ -5,6 +5,7 @@ rejected query's entry, or its number.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,8 @@ from moma_core.teacher.card.card import TeacherCard
 from moma_core.teacher.query import PatchQuery, query_digest
 from moma_server.metrics.metrics import ServiceMetrics
 from moma_server.teacher.query.group_commit import GroupCommit, LogMetrics
+
+_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -92,8 +95,8 @@ class ChargeOrder:
 def _to_its_end(work: Awaitable[T]) -> asyncio.Future[T]:
     """Returns what waits for work that goes on where its caller goes away.
 
-    An error that nobody is left to hear of is none: the ledger is closing, or it failed
-    and has said so in the log.
+    Of errors that nobody is left to hear of ours are none: the ledger is closing, or it
+    failed and has said so in the log.
     """
     working = asyncio.ensure_future(work)
     working.add_done_callback(_noticed)
@@ -101,8 +104,9 @@ def _to_its_end(work: Awaitable[T]) -> asyncio.Future[T]:
 
 
 def _noticed(working: asyncio.Future[T]) -> None:
-    if not working.cancelled():
-        working.exception()
+    error = None if working.cancelled() else working.exception()
+    if error is not None and not isinstance(error, MomaError):
+        _logger.error("a query could not be charged or logged", exc_info=error)
 
 
 class _Account(NamedTuple):
@@ -175,7 +179,7 @@ class BillingService:
             PatchLimitError: The policy allows no more patches.
             TeacherBusyError: The site sends too many patches a minute.
         """
-        patches = await asyncio.to_thread(query.patch_digests)
+        patches = query.patch_digests()  # made where the query was read
         content, digest = query_digest(patches), query_digest(patches, weights)
         sealed = digest if sealed_digest is None else sealed_digest
         request = ReservationRequest(site, query.request_id, digest, sealed, len(query))

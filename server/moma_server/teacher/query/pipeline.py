@@ -99,8 +99,9 @@ class QueryPipeline:
         site = request.site
         async with self._recorded(request) as record:
             query = record.query = await request.place.run(lambda: self._read(request))
-            if query.session:  # whose queries wait for one another, and are bounded
-                request.place.leave()
+            if query.session:
+                self._sessions.check(site, query)
+                request.place.leave()  # its queries wait for one another, a few at most
             async with self._sessions.turn(site, query) as target:
                 reservation = await self._billing.reserve(
                     site, query, target.weights, request.digest

@@ -235,6 +235,7 @@ class TeacherServicer(TeacherServiceServicer):
             if (peer := caller()) is not None:  # a relay has bounds of its own
                 await self._held.hold(peer.name, request.ByteSize())
             yield request
+            del request  # or an idle stream would hold its last one
         # A message over the limit looks like an end, and then the call breaks off.
         pausing.set()
         await asyncio.sleep(_BREAK_SECONDS)

@@ -80,7 +80,6 @@ def test_as_many_reports_are_held_as_memory_allows() -> None:
 
 def test_half_a_report_keeps_no_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message itself is there, as if all were; the rest never comes."""
-    monkeypatch.setattr(grid, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(grid, "_PAUSE_SECONDS", 0.01)
     room = ReportRoom(1)
     _, parts = message_objects("report", "{}", b"x" * MIB)
