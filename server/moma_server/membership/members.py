@@ -209,10 +209,10 @@ def _revoke_certificates(config: ServerConfig, peer: PeerName) -> int:
         if not paths:
             raise CertificateError(f"{peer} was never admitted here")
         # a file's name says its serial too, whatever became of what is in it
-        serials = set(map(_named_serial, paths))
-        serials |= {kept.peer.serial for kept in kept_certificates(config, pattern)}
-        serials = {s for s in serials if 0 < s <= revocations.LARGEST_SERIAL}
-        for serial in sorted(serials):
+        found = {kept.peer.serial for kept in kept_certificates(config, pattern)}
+        found |= set(map(_named_serial, paths))
+        serials = sorted(s for s in found if 0 < s <= revocations.LARGEST_SERIAL)
+        for serial in serials:
             revocations.revoke(
                 config.authority.revoked, serial=serial, name=peer.name, now=utc_now()
             )
@@ -254,10 +254,7 @@ class KeptCertificate(NamedTuple):
 
 
 def kept_certificates(config: ServerConfig, pattern: str) -> list[KeptCertificate]:
-    """Returns the certificates that can be read; what is damaged stops nobody else.
-
-    The caller holds the folder's lock. The log names the damaged files.
-    """
+    """Returns those that can be read, and logs the others; the folder is locked."""
     found = []
     for path in sorted(member_folder(config).glob(pattern)):
         try:
@@ -274,12 +271,7 @@ def _warn_once(message: str) -> None:
 
 
 def _check_key(config: ServerConfig, certificate: bytes) -> None:
-    """Refuses a key of a certificate that was revoked: it may have been stolen.
-
-    Raises:
-        CertificateError: It was.
-        ConfigError: A revoked certificate is damaged: nobody knows what its key was.
-    """
+    """Refuses a key of a certificate that was revoked: it may have been stolen."""
     key, revoked = key_of(certificate), revoked_serials(config)
     lost = set(member_folder(config).glob("*.pem"))
     for kept in kept_certificates(config, "*.pem"):

@@ -100,6 +100,7 @@ def test_a_place_holds_nothing_of_work_that_failed() -> None:
                 await place.run(refuse)
             del asked, refuse
             await until(lambda: kept() is None)  # the thread lets go a moment later
+            assert kept() is None
 
     gc.disable()
     try:
