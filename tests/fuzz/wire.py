@@ -4,7 +4,9 @@ What is signed or sealed is so here too, by a party that means harm: its bytes c
 through to the parser behind.
 """
 
+import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,6 +44,7 @@ from moma_proto.oip import open_inference_pb2 as oip
 from moma_proto.v1 import audit_pb2
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.sealed_pb2 import SealedRequest
+from moma_server.rpc.places import Place
 from moma_server.teacher.end_to_end.endpoint import UnsealedRequest
 from moma_server.teacher.inference.open_inference import arrays_of
 from tests.fuzz.target import Target, by_first_byte
@@ -84,8 +87,10 @@ def _enclosed(kind: type[Message], use: Callable[[Any], object]) -> Any:
     def read(content: bytes) -> object:
         opened = OpenedRequest(bytes(32) + content, _SEALING.public, b"", bytes(32))
         sealed = SealedRequest(site="site-a", request_id=REQUEST_ID)
+        place = Place(asyncio.Semaphore(), time.monotonic)
         key = key_of(TEACHER)
-        return use(UnsealedRequest(sealed, kind, opened, key, _MOST_FIELDS).read())
+        request = UnsealedRequest(sealed, kind, opened, key, _MOST_FIELDS, place)
+        return use(request.read())
 
     return read
 
