@@ -90,6 +90,6 @@ class ScriptedAudit(AuditServiceServicer):
             context.abort(self._teacher.log_status, "as somebody on the way says")
         desk, card = self._teacher.desk, self._teacher.card
         question = desk.opened("ConsistencyProof", request, card)
-        asked = pb.ConsistencyProofRequest.FromString(bytes(question.message))
+        asked = pb.ConsistencyProofRequest.FromString(bytes(question.take_message()))
         proof = self._teacher.log.consistency(asked.size)
         return desk.sealed(question, proof_to_wire(proof))
