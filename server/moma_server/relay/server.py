@@ -29,7 +29,7 @@ from moma_server.rpc.authorization import (
     CertificateAuthorization,
     connected,
 )
-from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds
+from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds, read_message
 from moma_server.rpc.tls import TlsCredentials
 
 _logger = logging.getLogger(__name__)
@@ -211,9 +211,10 @@ class _TeacherFrames:
     link: Link
 
     async def read(self) -> bytes | None:
-        frame: Any = await self.context.read()
-        if not isinstance(frame, pb.TeacherFrame):
+        read: Any = await self.context.read()
+        if read is grpc.aio.EOF:
             return None
+        frame = read_message(pb.TeacherFrame.FromString, read)
         if frame.is_leaving:
             self.link.leave()
         return frame.content

@@ -2,14 +2,16 @@
 
 gRPC reads the message of a call before it calls the handler, however long that takes
 and whoever sends it. So these methods are served as streams, of which one message is
-read once the caller is authorized: on the wire the two are the same.
+read once the caller is authorized: on the wire the two are the same. What a stream of
+requests brings is read by its method, as bytes: to ask a parsed message for its size
+costs more than to parse it.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -26,6 +28,8 @@ Continuation: TypeAlias = (
     "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 )
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+MessageT = TypeVar("MessageT")
 
 MOST_BYTES = 64 * 1024
 """Of the one message of a call; what is larger goes by streams."""
@@ -89,7 +93,8 @@ def authorized_first(
     """Returns a handler that authorizes the caller before it reads the request.
 
     Args:
-        handler: A method's; its behaviour is a coroutine.
+        handler: A method's; its behaviour is a coroutine. One that takes a stream reads
+            bytes from its context.
         authorize: Puts the decision in front of a behaviour. It is told the refusals of
             `read_one` as well, raised from what it calls.
         read_seconds: In which the one message of a call must be whole.
@@ -100,18 +105,14 @@ def authorized_first(
         or handler.stream_unary
         or handler.stream_stream
     )
-    deserialize = handler.request_deserializer
     if not handler.request_streaming:
-        behaviour = _reading(behaviour, deserialize, read_seconds)
-        deserialize = None
+        behaviour = _reading(behaviour, handler.request_deserializer, read_seconds)
     rebuild: Any = (
         grpc.stream_stream_rpc_method_handler
         if handler.response_streaming
         else grpc.stream_unary_rpc_method_handler
     )
-    rebuilt: Handler = rebuild(
-        authorize(behaviour), deserialize, handler.response_serializer
-    )
+    rebuilt: Handler = rebuild(authorize(behaviour), None, handler.response_serializer)
     return rebuilt
 
 
@@ -122,13 +123,26 @@ def _reading(
 ) -> Behaviour:
     async def read_and_do(_requests: Any, context: Context) -> Any:  # noqa: ANN401
         content = await _read_one(context, read_seconds)
-        try:
-            request = content if deserialize is None else deserialize(content)
-        except DecodeError:
-            raise MalformedRequestError("the request is not readable") from None
+        request = content if deserialize is None else read_message(deserialize, content)
         return await behaviour(request, context)
 
     return read_and_do
+
+
+def read_message(deserialize: Callable[[bytes], MessageT], content: bytes) -> MessageT:
+    """Returns a message.
+
+    Args:
+        deserialize: Of its kind: `FromString`.
+        content: As it came.
+
+    Raises:
+        MalformedRequestError: It is not readable.
+    """
+    try:
+        return deserialize(content)
+    except DecodeError:
+        raise MalformedRequestError("the request is not readable") from None
 
 
 async def _read_one(context: Context, seconds: float) -> bytes:

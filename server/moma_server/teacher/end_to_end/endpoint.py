@@ -38,6 +38,7 @@ from moma_proto.convert import sealed as convert
 from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.rpc.authorization import caller
+from moma_server.rpc.limits import read_message
 from moma_server.rpc.places import Place, SitePlaces
 from moma_server.teacher.end_to_end.identity import TeacherIdentity
 
@@ -134,6 +135,18 @@ class SealedEndpoint:
     def card(self) -> SignedCard:
         """Returns the card as it is now."""
         return self._identity.card(self.description)
+
+    def received(self, content: bytes) -> SealedRequest:
+        """Reads a request as it came, of which nothing is believed yet.
+
+        Raises:
+            MalformedRequestError: It is not readable.
+        """
+        try:
+            return read_message(SealedRequest.FromString, content)
+        except MalformedRequestError as error:
+            self.count_rejected("", error)
+            raise
 
     @asynccontextmanager
     async def open(

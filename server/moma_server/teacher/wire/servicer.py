@@ -104,7 +104,7 @@ class TeacherServicer(TeacherServiceServicer):
         pausing, order = asyncio.Event(), ChargeOrder()
         responses = ordered_map(
             self._requests(pausing, context),
-            lambda sealed: self._embedded(sealed, order.next()),
+            lambda received: self._embedded(*received, order.next()),
             window=self._limits.window,
         )
         try:
@@ -121,11 +121,11 @@ class TeacherServicer(TeacherServiceServicer):
             raise
 
     def _embedded(
-        self, sealed: SealedRequest, turn: ChargeTurn
+        self, sealed: SealedRequest, size: int, turn: ChargeTurn
     ) -> asyncio.Future[SealedResponse]:
         embedding = asyncio.ensure_future(self._pipeline.embed(sealed, turn))
         if (peer := caller()) is not None:
-            freed = partial(self._held.free, peer.name, sealed.ByteSize())
+            freed = partial(self._held.free, peer.name, size)
             embedding.add_done_callback(lambda _embedding: freed())
         return embedding
 
@@ -179,12 +179,12 @@ class TeacherServicer(TeacherServiceServicer):
     ) -> SealedResponse:
         """Moves the copy of a momentum session of the calling site."""
         async with _at_most(self._limits.sync_seconds, "no update came for"):
-            first: Any = await context.read()
-        if first is grpc.aio.EOF:
+            read: Any = await context.read()
+        if read is grpc.aio.EOF:
             error = MalformedRequestError("an update begins with its head")
             self._endpoint.count_rejected("", error)
             raise error
-        kind = pb.SyncMomentumRequest
+        kind, first = pb.SyncMomentumRequest, self._endpoint.received(read)
         async with self._endpoint.open("SyncMomentum", kind, first) as head:
             pass  # an update comes for long, and leaves the place to others meanwhile
         update = _Update(self._endpoint, head, context)
@@ -225,17 +225,22 @@ class TeacherServicer(TeacherServiceServicer):
 
     async def _requests(
         self, pausing: asyncio.Event, context: Context
-    ) -> AsyncIterator[SealedRequest]:
-        """Yields what a stream brings; not reading is what holds its sender back."""
+    ) -> AsyncIterator[tuple[SealedRequest, int]]:
+        """Yields what a stream brings, and its bytes.
+
+        Not reading is what holds its sender back.
+        """
         while True:
             async with _at_most(self._limits.idle_seconds, "no request came for"):
-                request: Any = await context.read()
-            if request is grpc.aio.EOF:
+                read: Any = await context.read()
+            if read is grpc.aio.EOF:
                 break
+            request, size = self._endpoint.received(read), len(read)
+            del read  # or an idle stream would hold its last one
             if (peer := caller()) is not None:  # a relay has bounds of its own
-                await self._held.hold(peer.name, request.ByteSize())
-            yield request
-            del request  # or an idle stream would hold its last one
+                await self._held.hold(peer.name, size)
+            yield request, size
+            del request
         # A message over the limit looks like an end, and then the call breaks off.
         pausing.set()
         await asyncio.sleep(_BREAK_SECONDS)
@@ -271,11 +276,12 @@ class _Update:
         yield first
         position = 0
         while True:
-            request: Any = await self._context.read()
-            if request is grpc.aio.EOF:
+            read: Any = await self._context.read()
+            if read is grpc.aio.EOF:
                 return
             position += 1
             try:
+                request = self._endpoint.received(read)
                 message = await self._opened(request, position)
             except TeacherError as error:
                 self.broken = error
