@@ -9,12 +9,21 @@ from pathlib import Path
 
 from benchmarks.csv_file import CsvFile, Line
 from benchmarks.service.tables import table
-from benchmarks.soak.trials import Plan, Row, fairness, growth, overload, restarts
+from benchmarks.soak.trials import (
+    Plan,
+    Row,
+    fairness,
+    floods,
+    growth,
+    overload,
+    restarts,
+)
 
 _HERE = Path(__file__).resolve().parents[1]
 _PARTS: dict[str, Callable[[Plan, Path], Iterator[Row]]] = {
     "growth": growth,
     "fairness": fairness,
+    "floods": floods,
     "overload": overload,
     "restarts": restarts,
 }
@@ -41,6 +50,7 @@ _SHOWN = {
     "growth": "key answered faults p50_ms p95_ms resident_mib handles threads entries "
     "log_ms serving load_average",
     "fairness": "key answered faults p50_ms p95_ms load_average",
+    "floods": "key answered faults p50_ms p95_ms load_average",
     "overload": "key sites answered faults p50_ms p95_ms serving load_average",
     "restarts": "key sites seconds answered faults p50_ms p95_ms entries load_average",
 }
@@ -65,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def as_markdown(lines: Sequence[Line]) -> str:
-    """Returns a table for each part, and how much the greedy one costs the modest."""
+    """Returns a table for each part, and what neighbours cost a modest site."""
     tables = []
     for part, columns in _SHOWN.items():
         names = columns.split()
@@ -73,30 +83,24 @@ def as_markdown(lines: Sequence[Line]) -> str:
             [line[name] for name in names] for line in lines if line["part"] == part
         ]
         tables.append(table(" | ".join(names), rows))
-    slowed = slowed_by_greed(lines)
-    if slowed is not None:
-        tables.append(
-            f"beside a greedy site a modest one waits {slowed:.2f} times as long"
-        )
-    return "\n\n".join(filter(None, tables))
+    return "\n\n".join(filter(None, [*tables, *slowdowns(lines)]))
 
 
-def slowed_by_greed(lines: Sequence[Line]) -> float | None:
-    """Returns how many times as long a modest site waits beside a greedy one.
+def slowdowns(lines: Sequence[Line]) -> Iterator[str]:
+    """Yields how many times as long a modest site waits beside each neighbour.
 
-    The medians are compared, with those beside another modest one; None: not measured.
+    The medians are compared, with those beside another modest one.
     """
-    medians = []
-    for name in ("a greedy one", "a modest one"):
-        found = [
-            float(line["p50_ms"])
-            for line in lines
-            if line["part"] == "fairness" and line["key"].startswith(f"beside {name}")
-        ]
-        if not found:
-            return None
-        medians.append(statistics.median(found))
-    return medians[0] / medians[1]
+    for part in ("fairness", "floods"):
+        found: dict[str, list[float]] = {}
+        for line in lines:
+            if line["part"] == part:
+                neighbour, _ = line["key"].split("/")
+                found.setdefault(neighbour, []).append(float(line["p50_ms"]))
+        modest = found.pop("beside a modest one", [])
+        for neighbour, each in found.items() if modest else ():
+            slowed = statistics.median(each) / statistics.median(modest)
+            yield f"{neighbour} a modest site waits {slowed:.2f} times as long"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """A site that wants all, in a process of its own, so that it takes nothing of ours."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -14,13 +15,18 @@ _START_SECONDS = 180.0
 
 @contextmanager
 def asking_beside(
-    federation: Federation, port: int, sites: Sequence[str], load: Load
+    federation: Federation,
+    port: int,
+    sites: Sequence[str],
+    load: Load,
+    *,
+    niceness: int = 0,
 ) -> Iterator["Beside"]:
-    """Has sites ask from another process while the block runs."""
+    """Has sites ask from another process, of that niceness, while the block runs."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_main, args=(federation, port, tuple(sites), load, theirs)
+        target=_main, args=(federation, port, tuple(sites), load, niceness, theirs)
     )
     process.start()
     theirs.close()
@@ -57,8 +63,10 @@ def _main(
     port: int,
     names: tuple[str, ...],
     load: Load,
+    niceness: int,
     pipe: Connection,
 ) -> None:
+    os.nice(niceness)
     sites = AskingSites(federation, port, names, load)
     sites.start()
     try:

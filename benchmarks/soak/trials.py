@@ -1,7 +1,7 @@
-"""What is looked at: growth, fairness, push-back under overload, rolling restarts."""
+"""What is looked at: growth, fairness, floods, push-back under overload, restarts."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,12 @@ from benchmarks.soak.greedy import asking_beside
 
 Row = dict[str, object]
 
-SIDE_PX = 32
+SIDE_PX, LARGE_PX = 32, 224
 MODEST = Load(SIDE_PX, batch=1, in_flight=1)
+MODEST_LARGE = Load(LARGE_PX, batch=1, in_flight=1)
 STEADY = Load(SIDE_PX, batch=4, in_flight=2)
 GREEDY = Load(SIDE_PX, batch=64, in_flight=8)
+FLOODING = Load(LARGE_PX, batch=64, in_flight=4)
 STREAMS = 8
 """Calls at once; a teacher allows one site no more."""
 
@@ -37,7 +39,7 @@ class Plan:
         sites: That ask at once.
         seconds: Of the growth; a tenth of it for each trial of the others.
         periods: Into which the growth is cut.
-        repetitions: Of each trial of fairness, in turn with the others.
+        repetitions: Of each trial of fairness and floods, in turn with the others.
     """
 
     sites: int = 64
@@ -47,7 +49,7 @@ class Plan:
 
     @property
     def trial_seconds(self) -> float:
-        """Of one trial of fairness, or of overload."""
+        """Of one trial of fairness, floods or overload."""
         return min(30.0, self.seconds / 10)
 
 
@@ -72,12 +74,14 @@ class Soaked:
 
 
 @contextmanager
-def soaked(model: str, sites: int, work: Path) -> Iterator[Soaked]:
+def soaked(
+    model: str, sites: int, work: Path, side_px: int = SIDE_PX
+) -> Iterator[Soaked]:
     """Runs a teacher while the block does; nothing of it stays."""
     names = tuple(f"site-{place:03d}" for place in range(sites))
     with TemporaryDirectory(dir=work) as folder, ExitStack() as stack:
         keys = Federation.create(Path(folder) / "federation", names)
-        served = Served("whole", model, SIDE_PX)
+        served = Served("whole", model, side_px)
         yield Soaked(keys, stack.enter_context(serving(keys, served)), names)
 
 
@@ -109,20 +113,53 @@ def fairness(plan: Plan, work: Path) -> Iterator[Row]:
     """Asks as a modest site, beside another like it, and beside a greedy one."""
     neighbours = {"a modest one": (MODEST, 1), "a greedy one": (GREEDY, STREAMS)}
     with soaked(PACED, 2, work) as found:
-        keys, (one, other) = found.federation, found.sites
-        for repetition in range(plan.repetitions):
-            for name, (load, streams) in neighbours.items():
-                sites = AskingSites(keys, found.port, [one], MODEST, _PAUSE_SECONDS)
-                names = [other] * streams
-                with asking_beside(keys, found.port, names, load), asking(sites):
-                    time.sleep(plan.trial_seconds)
-                    asked = sites.taken()
-                yield {
-                    "part": "fairness",
-                    "key": f"beside {name}/{repetition}",
-                    "sites": 2,
-                    **_answers(asked, plan.trial_seconds),
-                }
+        yield from _beside_each("fairness", found, MODEST, neighbours, plan)
+
+
+def floods(plan: Plan, work: Path) -> Iterator[Row]:
+    """Asks as a modest site, beside another like it, and beside floods of pixels.
+
+    What a flood costs the site that sends it is another machine's processor: so the
+    neighbours have what this machine's own has left.
+    """
+    neighbours = {
+        "a modest one": (MODEST_LARGE, 1),
+        "one that floods": (FLOODING, 1),
+        f"one that floods on {STREAMS} streams": (FLOODING, STREAMS),
+    }
+    with soaked(PACED, 2, work, LARGE_PX) as found:
+        yield from _beside_each(
+            "floods", found, MODEST_LARGE, neighbours, plan, niceness=19
+        )
+
+
+def _beside_each(
+    part: str,
+    found: Soaked,
+    load: Load,
+    neighbours: Mapping[str, tuple[Load, int]],
+    plan: Plan,
+    *,
+    niceness: int = 0,
+) -> Iterator[Row]:
+    """Asks as one site beside another, which has a load and streams."""
+    keys, (one, other) = found.federation, found.sites
+    for repetition in range(plan.repetitions):
+        for name, (others, streams) in neighbours.items():
+            sites = AskingSites(keys, found.port, [one], load, _PAUSE_SECONDS)
+            names = [other] * streams
+            with (
+                asking_beside(keys, found.port, names, others, niceness=niceness),
+                asking(sites),
+            ):
+                time.sleep(plan.trial_seconds)
+                asked = sites.taken()
+            yield {
+                "part": part,
+                "key": f"beside {name}/{repetition}",
+                "sites": 2,
+                **_answers(asked, plan.trial_seconds),
+            }
 
 
 def overload(plan: Plan, work: Path) -> Iterator[Row]:

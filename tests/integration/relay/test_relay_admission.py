@@ -271,6 +271,35 @@ def test_what_a_teacher_sends_beyond_the_window_is_not_held(
     asyncio.run(scenario())
 
 
+def test_a_teacher_whose_frame_is_not_readable_is_told_and_not_linked_any_more(
+    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with (
+            relaying(tmp_path, pki) as relay,
+            relay.channel(pki.issue("teacher", "teacher-a")) as rogue,
+        ):
+            link = rogue.stream_stream(LINK)()
+            await link.read()
+            assert relay.links == {"teacher-a": 1}
+
+            await link.write(b"\x0a\xff")
+
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await read_to_the_end(link)
+            assert raised.value.code() is Code.INVALID_ARGUMENT
+            await until(lambda: relay.links == {})
+
+    asyncio.run(scenario())
+    assert "unexpected" not in caplog.text
+
+
+async def read_to_the_end(call: Any) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+
 def resident_bytes() -> int:
     """Returns how much memory this process has, in which all parties are."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])

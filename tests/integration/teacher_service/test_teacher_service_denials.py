@@ -16,7 +16,7 @@ from moma_proto.convert import sealed as convert_sealed
 from moma_proto.v1.sealed_pb2 import SealedRequest
 from moma_proto.v1.teacher_pb2_grpc import TeacherServiceStub
 from tests.support.federation.pki import Pki
-from tests.support.machine.waiting import until
+from tests.support.machine.waiting import WAIT_SECONDS, until
 from tests.support.teacher.sealed import SiteSide
 from tests.support.teacher.teacher_server import (
     MeanColour,
@@ -129,3 +129,25 @@ def cut_inside(side: SiteSide) -> SealedRequest:
     signature = side.key.sign("sealed question", signed)
     sealed = Sealed(content, signature)
     return convert_sealed.sealed_request_to_wire(side.site, place, key_id, sealed)
+
+
+@pytest.mark.parametrize("method", ["Embed", "SyncMomentum"])
+def test_a_message_that_is_not_readable_is_told_and_counted(
+    tmp_path: Path, pki: Pki, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, MeanColour()) as served,
+            served.channel(pki.site()) as channel,
+        ):
+            call = channel.stream_stream(f"/moma.v1.TeacherService/{method}")()
+
+            await call.write(b"\x0a\xff")
+
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "not readable" in await call.details()
+            assert served.denied("malformed", site="") == 1
+
+    asyncio.run(scenario())
+    assert "unexpected" not in caplog.text
