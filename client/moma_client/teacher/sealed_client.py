@@ -7,6 +7,7 @@ makes the calls, from the first look at the card on.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,7 @@ from moma_client.teacher.channel import (
     TeacherChannel,
     TeacherMethod,
 )
-from moma_client.teacher.retry import error_of
+from moma_client.teacher.retry import ConnectionLostError, error_of
 from moma_core.audit.checkpoint import Checkpoint, Proof
 from moma_core.audit.receipt import Receipt
 from moma_core.end_to_end.hpke import SUITES, is_as_strong
@@ -100,7 +101,7 @@ class SealedTeacherClient:
 
     def embed(self, requests: Iterator[SealedRequest]) -> EmbedResponses:
         """Starts a stream of queries."""
-        return self._channel.embed(requests)
+        return self._channel.embed(_until_lost(requests))
 
     def seal_query(self, query: PatchQuery) -> tuple[SealedRequest, PendingResponse]:
         """Returns a query as it travels, and what opens its response."""
@@ -143,7 +144,7 @@ class SealedTeacherClient:
         pending: list[PendingResponse] = []
         requests = self._sealed(method, messages, pending)
         is_stream = method == "SyncMomentum"
-        request = requests if is_stream else next(requests)
+        request = _until_lost(requests) if is_stream else next(requests)
         response = self._channel.call(method, request, seconds)
         if not pending:
             raise TeacherUnavailableError("the teacher responded before any request")
@@ -238,6 +239,16 @@ class SealedTeacherClient:
             raise TeacherUnavailableError(message) from None
 
 
+def _until_lost(requests: Iterator[SealedRequest]) -> Iterator[SealedRequest]:
+    """Yields the requests of a stream, which gRPC takes in a thread of its own.
+
+    A stream whose card was dropped is lost, as its caller knows: gRPC would only print
+    a traceback.
+    """
+    with suppress(ConnectionLostError):
+        yield from requests
+
+
 class RequestSealer:
     """Seals requests to the keys of a card, and opens their responses.
 
@@ -310,19 +321,21 @@ class RequestSealer:
             message: The serialized message, in parts.
             request_id: Id of the call that the request is part of.
             position: Position of the request within its call.
+
+        Raises:
+            ConnectionLostError: The card was dropped, as its connection is lost.
         """
-        if self._sealed_to is None or self._signing is None:
-            raise ValueError("no card was loaded")
-        parties, offer = self._sealed_to
+        sealed_to, signing = self._sealed_to, self._signing  # may be dropped meanwhile
+        if sealed_to is None or signing is None:
+            raise ConnectionLostError("the teacher's card was dropped")
+        parties, offer = sealed_to
         context = MessageContext(
             method=method,
             request_id=request_id,
             position=position,
             issued_ms=int(self._now().timestamp() * 1000),
         )
-        sealed, pending = seal_request(
-            context, parties, message, offer.key, self._signing
-        )
+        sealed, pending = seal_request(context, parties, message, offer.key, signing)
         request = convert_sealed.sealed_request_to_wire(
             parties.site, context, offer.key.key_id, sealed
         )
