@@ -55,6 +55,8 @@ class AuditLog:
     def open(self, engine: Engine) -> Checkpoint:
         """Makes the tables and the first entry, unless they are there.
 
+        A log that is there is not signed anew: to look at one dates nothing.
+
         Raises:
             AuditError: The log in this database is another's.
         """
@@ -64,9 +66,11 @@ class AuditLog:
             head = tables.make_head(database, self._first_origin, fingerprint)
             if head.origin.rpartition("/")[0] != self._first_origin.rpartition("/")[0]:
                 raise AuditError(f"the database holds the log {head.origin}")
+            self._check_key(head)
+            if head.checkpoint is not None:
+                return head.checkpoint
             appender = self._appender(database, head)
-            if head.size == 0:
-                appender.add(OpenEntry(origin=head.origin, key=fingerprint))
+            appender.add(OpenEntry(origin=head.origin, key=fingerprint))
             return appender.finish()
 
     def begin(self, database: Connection, *, ends_log: bool = False) -> LogAppender:
@@ -233,12 +237,15 @@ class AuditLog:
             for row, proof in zip(rows, terms, strict=True)
         ]
 
-    def _appender(self, database: Connection, head: Head) -> LogAppender:
+    def _check_key(self, head: Head) -> None:
         if head.key != str(self.key.public):
             raise AuditError(
                 f"the log {head.origin} is signed by {head.key}, and this is "
                 f"{self.key.public}: rotate the key with `moma-server audit rotate-key`"
             )
+
+    def _appender(self, database: Connection, head: Head) -> LogAppender:
+        self._check_key(head)
         now_ms = int(self._clock().timestamp() * 1000)
         return LogAppender(database, head, self.key, now_ms)
 

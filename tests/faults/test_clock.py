@@ -13,12 +13,14 @@ import pytest
 
 from tests.support.e2e.aftermath import assert_ended_like, last_words
 from tests.support.e2e.storm import Keeper, train_gently, weather
+from tests.support.e2e.sums import said
 from tests.support.e2e.world import SITES, World
 
 _logger = logging.getLogger(__name__)
 
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 _OFFSETS = ("+1h", "-1h", "+1d", "-1d", "+366d", "-366d")
+_DATED_AHEAD = {("teacher", "+1h"), ("teacher", "+1d")}
 # a traceback whose last line of code is a sleep
 _FAILED_SLEEP = re.compile(
     r"^Traceback(?:(?!^Traceback).)*?^    time\.sleep\([^\n]*\)\n(?: +\^+\n)?"
@@ -52,15 +54,18 @@ def test_a_run_ends_well_though_clocks_were_wrong_by_up_to_a_year(
         for _ in range(count):
             keeper.watch(chance.uniform(0.1, _LONGEST_PAUSE_SECONDS))
             name = chance.choice(("coordinator", "teacher", *SITES))
+            offset = chance.choice(_OFFSETS)
             world.environments[name] = {
                 "LD_PRELOAD": str(_LIBRARIES[0]),
-                "FAKETIME": chance.choice(_OFFSETS),
+                "FAKETIME": offset,
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }
             keeper.kill(name)
             keeper.watch(chance.uniform(5.0, _LONGEST_OFFSET_SECONDS))
             del world.environments[name]
             keeper.kill(name)
+            if (name, offset) in _DATED_AHEAD:
+                _begin_another_log(world)
             if keeper.storm.is_over:
                 break
         keeper.finish(_RUN_SECONDS)
@@ -70,6 +75,15 @@ def test_a_run_ends_well_though_clocks_were_wrong_by_up_to_a_year(
         assert_ended_like(world, calm)
     finally:
         world.close()
+
+
+def _begin_another_log(world: World) -> None:
+    """Does what the teacher asks of its operator where its log may be dated ahead.
+
+    By a clock that is a year ahead its own certificate is over, and it dates nothing.
+    """
+    config = world.folder / "teacher" / "server.yaml"
+    said("moma-server", "audit", "rotate", "--config", config)
 
 
 def _forget_faults_of_the_tool(world: World) -> None:
