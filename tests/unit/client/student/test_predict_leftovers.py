@@ -17,6 +17,8 @@ from moma_core.slides.slide import Overview
 from tests.support.slides.pictures import painted, write_ome
 from tests.unit.client.student.test_predict_slides import saved_student
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 
 @pytest.fixture
 def predict(tmp_path: Path) -> Callable[[], int]:
