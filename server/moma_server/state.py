@@ -1,17 +1,15 @@
 """What lies in a server's state folder, and where."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from moma_core.audit.ledger import Ledger
 from moma_core.audit.log import AuditLog
 from moma_core.end_to_end.signatures import SigningKey
-from moma_core.errors import CertificateError, DiskError
-from moma_core.pki.certificates import life
+from moma_core.errors import DiskError
 from moma_core.policy.budget import BudgetStore
 from moma_core.runtime.canonical_json import parsed_json
 from moma_core.runtime.clock import utc_now
@@ -30,61 +28,14 @@ def open_ledger(config: ServerConfig, section: TeacherSection) -> Iterator[Ledge
 
     Raises:
         AuditError: The database holds another's log, or another key signs it.
-        CertificateError: The signing key cannot be read, or the log is written to and
-            the certificate is over.
+        CertificateError: The signing key cannot be read.
     """
     key = SigningKey.load(section.signing_key, section.identity.passphrase_file)
-    clock = CertifiedClock(section.identity.certificate)
     ledger = budget_store(config, section)
     try:
-        yield Ledger(ledger, AuditLog(config.federation, section.name, key, clock))
+        yield Ledger(ledger, AuditLog(config.federation, section.name, key, utc_now))
     finally:
         ledger.close()
-
-
-class CertifiedClock:
-    """Says the time for as long as a certificate is good.
-
-    What a log has dated with a wrong clock cannot be taken back. By a clock that is a
-    year ahead no certificate of the federation is good, and so it dates nothing.
-
-    Args:
-        certificate: PEM file; read again at its end, since it is renewed.
-        now: Returns the time, with its time zone.
-    """
-
-    def __init__(
-        self, certificate: Path, now: Callable[[], datetime] = utc_now
-    ) -> None:
-        self._certificate, self._now = certificate, now
-        self._end: datetime | None = None
-
-    def __call__(self) -> datetime:
-        """Returns the time.
-
-        Raises:
-            CertificateError: The certificate is over by then, or cannot be read.
-        """
-        now = self._now()
-        if self._end is None or now > self._end:
-            self._end = self._read_end()
-        if now > self._end:
-            raise CertificateError(
-                f"by this machine's clock it is {now:%Y-%m-%d %H:%M} UTC, and "
-                f"{self._certificate} was good until {self._end:%Y-%m-%d %H:%M} UTC: "
-                "put the clock right, or enrol again"
-            )
-        return now
-
-    def _read_end(self) -> datetime:
-        try:
-            _, end = life(self._certificate.read_bytes())
-        except FileNotFoundError:  # before the enrolment; nothing is served without one
-            return datetime.max.replace(tzinfo=UTC)
-        except OSError as error:
-            message = f"cannot read {self._certificate}: {error}"
-            raise CertificateError(message) from None
-        return end
 
 
 def relay_links_file(config: ServerConfig) -> Path:

@@ -6,22 +6,19 @@ from pathlib import Path
 import pytest
 
 from moma_core.end_to_end.hpke import SUITES
-from moma_core.errors import CertificateError, ReplayError, TeacherUnavailableError
+from moma_core.errors import ReplayError, TeacherUnavailableError
 from moma_core.pki import revocations
-from moma_core.pki.certificates import create_authority, life
+from moma_core.pki.certificates import create_authority
 from moma_core.pki.crl_client import PollSettings, RevocationPoller
 from moma_core.pki.revocations import Revocation, sign_list
 from moma_server.membership.tokens import TokenRecord
-from moma_server.state import CertifiedClock
 from moma_server.teacher.end_to_end.identity import (
     CERTAIN_SECONDS,
     KEY_LIFETIME,
     SealingKeys,
 )
 from moma_server.teacher.end_to_end.replay_guard import WINDOW, ReplayGuard
-from tests.support.federation.pki import Pki
 from tests.support.machine.clock import Clock, SecondsClock
-from tests.support.teacher.audit_log import ask, ledger_in, query
 
 JUMPS = [
     sign * size
@@ -159,51 +156,3 @@ def test_a_token_of_a_clock_that_was_ahead_is_not_good_for_longer(
 
     assert token.state(now) == "expired"
     assert token.state(made_at) == "open"
-
-
-def test_a_clock_beyond_the_own_certificate_dates_nothing_in_the_log(
-    tmp_path: Path, pki: Pki
-) -> None:
-    clock, path = Clock(), tmp_path / "teacher.pem"
-    path.write_bytes(pki.issue("teacher", "teacher-a").certificate_pem)
-    _, end = life(path.read_bytes())
-    clock.now = right = end - timedelta(days=1)
-    with ledger_in(tmp_path, clock=CertifiedClock(path, clock)) as ledger:
-        before = ask(ledger, query(1))[0].checkpoint.time_ms
-
-        clock.now += timedelta(days=365)
-        with pytest.raises(CertificateError, match="put the clock right, or enrol"):
-            ask(ledger, query(2))
-        with pytest.raises(CertificateError, match="put the clock right, or enrol"):
-            ledger.sign_anew()
-    with ledger_in(tmp_path, clock=CertifiedClock(path, clock)) as ledger:
-        clock.now = right
-        (receipt,) = ask(ledger, query(2))
-
-    assert receipt.checkpoint.time_ms == before
-
-
-def test_a_log_goes_on_with_a_certificate_that_was_renewed_meanwhile(
-    tmp_path: Path, pki: Pki
-) -> None:
-    clock, path = Clock(), tmp_path / "teacher.pem"
-    path.write_bytes(pki.issue("teacher", "teacher-a").certificate_pem)
-    clock.now = datetime.now(UTC)
-    certified = CertifiedClock(path, clock)
-    assert certified() == clock.now
-    renewed = pki.issue("teacher", "teacher-a", now=clock.now + timedelta(days=20))
-
-    clock.now += timedelta(days=40)
-    path.write_bytes(renewed.certificate_pem)
-
-    assert certified() == clock.now
-
-
-def test_before_there_is_a_certificate_the_clock_alone_counts(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "teacher.pem"
-
-    assert CertifiedClock(path, clock)() == clock.now
-
-    path.mkdir()
-    with pytest.raises(CertificateError, match="cannot read"):
-        CertifiedClock(path, clock)()

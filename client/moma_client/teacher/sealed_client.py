@@ -242,8 +242,8 @@ class SealedTeacherClient:
 def _until_lost(requests: Iterator[SealedRequest]) -> Iterator[SealedRequest]:
     """Yields the requests of a stream, which gRPC takes in a thread of its own.
 
-    A stream whose card was dropped is lost, as its caller knows: gRPC would only print
-    a traceback.
+    A card is dropped after its channel was closed: then the stream is lost, as its
+    caller knows, and gRPC would only print a traceback.
     """
     with suppress(ConnectionLostError):
         yield from requests
@@ -325,8 +325,10 @@ class RequestSealer:
         Raises:
             ConnectionLostError: The card was dropped, as its connection is lost.
         """
-        sealed_to, signing = self._sealed_to, self._signing  # may be dropped meanwhile
-        if sealed_to is None or signing is None:
+        if self._signing is None:
+            raise ValueError("no card was ever loaded")
+        sealed_to = self._sealed_to  # another thread may drop it meanwhile
+        if sealed_to is None:
             raise ConnectionLostError("the teacher's card was dropped")
         parties, offer = sealed_to
         context = MessageContext(
@@ -335,7 +337,9 @@ class RequestSealer:
             position=position,
             issued_ms=int(self._now().timestamp() * 1000),
         )
-        sealed, pending = seal_request(context, parties, message, offer.key, signing)
+        sealed, pending = seal_request(
+            context, parties, message, offer.key, self._signing
+        )
         request = convert_sealed.sealed_request_to_wire(
             parties.site, context, offer.key.key_id, sealed
         )

@@ -10,12 +10,15 @@ at its top, so that `forbid_tls12` can be called first.
 import logging
 import os
 import sys
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from moma_core.errors import CertificateError
-from moma_core.pki.certificates import read_authority
+from moma_core.pki.certificates import life, read_authority
 from moma_core.pki.key_files import read_credential
 from moma_core.pki.renewal import IdentityFiles
+from moma_core.runtime.clock import utc_now
 from moma_core.runtime.files import Stamp, stat_fingerprint
 
 if TYPE_CHECKING:
@@ -45,13 +48,16 @@ class TlsCredentials:
 
     Args:
         files: Read now, and again at a handshake when they have changed.
+        clock: Returns the time, with its time zone.
 
     Raises:
         CertificateError: A file is missing, or key and certificate do not match.
     """
 
-    def __init__(self, files: IdentityFiles) -> None:
-        self._files = files
+    def __init__(
+        self, files: IdentityFiles, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._files, self._clock = files, clock
         self._stamp = self._newest_fingerprint()
         self._initial = self._configuration()
 
@@ -69,6 +75,24 @@ class TlsCredentials:
             self._renewed,  # type: ignore[arg-type]  # None is documented, not stubbed
             require_client_authentication=clients_show,
         )
+
+    def check_time(self) -> None:
+        """Raises where the certificate is over, as by a clock that is far ahead.
+
+        Raises:
+            CertificateError: It is over, or cannot be read.
+        """
+        now, path = self._clock(), self._files.certificate
+        try:
+            _, end = life(path.read_bytes())
+        except OSError as error:
+            raise CertificateError(f"cannot read the credential: {error}") from None
+        if now > end:
+            raise CertificateError(
+                f"by this machine's clock it is {now:%Y-%m-%d %H:%M} UTC, and {path} "
+                f"was good until {end:%Y-%m-%d %H:%M} UTC: put the clock right, or "
+                "have a new certificate signed"
+            )
 
     def _renewed(self) -> "grpc.ServerCertificateConfiguration | None":
         """Called by gRPC before every handshake; None keeps what is in use."""

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -136,11 +135,9 @@ class TeacherServer:
             metrics=self._metrics,
         )
         self.sessions = MomentumSessions(settings.momentum, backend, self._batcher)
-        self._keep_ledger = partial(
-            keep_ledger,
-            self._billing,
-            PolicyChangeLog(identity, rules.policy, ledger),
-            reap_abandoned(ledger, card.digest, settings.abandoned_after_seconds),
+        self._changes = PolicyChangeLog(identity, rules.policy, ledger)
+        self._reap = reap_abandoned(
+            ledger, card.digest, settings.abandoned_after_seconds
         )
         self._audit = AuditServicer(ledger, self._endpoint)
         self._teacher = self._servicer()
@@ -278,6 +275,20 @@ class TeacherServer:
                 await asyncio.to_thread(sealing.rotate_if_due)
             except (CertificateError, OSError) as error:
                 _logger.error("the sealing keys cannot be rotated: %s", error)
+
+    async def _keep_ledger(self) -> None:
+        """Keeps the ledger while the own certificate is good.
+
+        What a log has dated with a wrong clock cannot be taken back. By a clock that is
+        a year ahead the own certificate is over: then nobody can be served, and nothing
+        is dated.
+        """
+        try:
+            self._trust.credentials.check_time()
+        except CertificateError as error:
+            _logger.error("the log is not signed: %s", error)
+            return
+        await keep_ledger(self._billing, self._changes, self._reap)
 
     async def _sign_anew(self) -> None:
         while True:

@@ -224,7 +224,34 @@ def test_what_a_carrier_puts_behind_an_update_gets_no_sealed_answer(
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await call
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert served.denied("malformed", site="") == 1
+            assert served.denied("malformed") == 0
             await sync(stub, update(session, WEIGHTS))
+
+    asyncio.run(scenario())
+
+
+def test_what_is_not_readable_behind_an_update_is_counted_once_and_without_a_site(
+    tmp_path: Path, pki: Pki
+) -> None:
+    async def scenario() -> None:
+        site = pki.site("site-a")
+        async with (
+            serving(tmp_path, pki, tiny_backend(), settings=settings()) as served,
+            served.stub(site) as stub,
+            served.channel(site) as channel,
+        ):
+            first = next(update(await opened(stub), WEIGHTS))
+            head, _ = stub.side.seal("SyncMomentum", first)
+            call = channel.stream_unary("/moma.v1.TeacherService/SyncMomentum")()
+            await call.write(head.SerializeToString())
+            await call.write(b"\x0a\xff")
+
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert served.denied("malformed", site="") == 1
+            assert served.denied("malformed") == 0
 
     asyncio.run(scenario())
 

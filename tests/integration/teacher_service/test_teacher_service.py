@@ -1,5 +1,7 @@
 import asyncio
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,14 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from moma_core.audit.tables import read_head
 from moma_core.errors import MalformedRequestError, TeacherUnavailableError
 from moma_core.pki.certificates import Credential
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_server.teacher.settings import TeacherServerSettings
 from moma_server.teacher.wire.servicer import StreamLimits
 from tests.support.federation.pki import Pki
+from tests.support.machine.clock import Clock
 from tests.support.machine.waiting import WAIT_SECONDS, until
 from tests.support.teacher.sealed import described
 from tests.support.teacher.teacher_server import (
@@ -22,6 +26,7 @@ from tests.support.teacher.teacher_server import (
     SIDE_PX,
     MeanColour,
     ask,
+    ledger_in,
     refusal,
     request,
     serving,
@@ -285,5 +290,40 @@ def test_a_stopping_server_answers_what_it_took_and_refuses_what_is_new(
                 await call.read()
             await stopping
             assert served.budget.charged("site-a") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_clock_beyond_the_own_certificate_signs_nothing_and_does_no_harm(
+    tmp_path: Path, pki: Pki, site: Credential, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    clock.now = right = datetime.now(UTC)
+    settings = TeacherServerSettings(checkpoint_seconds=0.05)
+
+    async def newest() -> int:
+        async with (
+            serving(
+                tmp_path, pki, MeanColour(), settings=settings, clock=clock
+            ) as served,
+            served.stub(site) as stub,
+        ):
+            if clock.now == right:
+                await ask(stub, request())
+            else:
+                await until(lambda: caplog.text.count("the log is not signed") > 1)
+        ledger = ledger_in(tmp_path, CARD.name, {}, clock)
+        with closing(ledger.budget):
+            head = ledger.read(read_head)
+        assert head is not None
+        return head.time_ms
+
+    async def scenario() -> None:
+        before = await newest()
+        clock.now += timedelta(days=365)
+        assert await newest() == before
+        assert "put the clock right, or have a new certificate signed" in caplog.text
+        clock.now = right
+        assert await newest() == before
 
     asyncio.run(scenario())

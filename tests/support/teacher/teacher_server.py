@@ -185,7 +185,7 @@ def teacher_trust(folder: Path, files: CredentialFiles, clock: Any) -> TeacherTr
     )
     return TeacherTrust(
         policy,
-        TlsCredentials(IdentityFiles(files.certificate, files.key, files.ca)),
+        TlsCredentials(IdentityFiles(files.certificate, files.key, files.ca), clock),
         end_to_end(folder, "test-federation", clock),
     )
 

@@ -185,6 +185,7 @@ class TeacherServicer(TeacherServiceServicer):
             self._endpoint.count_rejected("", error)
             raise error
         kind, first = pb.SyncMomentumRequest, self._endpoint.received(read)
+        del read  # an update comes for long
         async with self._endpoint.open("SyncMomentum", kind, first) as head:
             pass  # an update comes for long, and leaves the place to others meanwhile
         update = _Update(self._endpoint, head, context)
@@ -198,11 +199,15 @@ class TeacherServicer(TeacherServiceServicer):
     ) -> Message:
         first = await self._endpoint.read_once(head)
         async with aclosing(update.messages(first)) as messages:
-            with self._rejections_counted(head.site):
+            try:
                 async with _at_most(
                     self._limits.sync_seconds, "the update was not whole in"
                 ):
                     await self._take_update(head.site, messages)
+            except MomaError as error:
+                if error is not update.broken:
+                    self._endpoint.count_rejected(head.site, error)
+                raise
         return pb.SyncMomentumResponse()
 
     async def _take_update(
@@ -256,8 +261,8 @@ class _Update:
         context: Call that brings the others.
 
     Attributes:
-        broken: What was wrong with a message. No response is sealed over it: a carrier
-            can put any message behind the site's.
+        broken: What was wrong with a message, which is counted without a site. No
+            response is sealed over it: a carrier can put any message behind the site's.
     """
 
     def __init__(
@@ -281,19 +286,22 @@ class _Update:
                 return
             position += 1
             try:
-                request = self._endpoint.received(read)
-                message = await self._opened(request, position)
+                message = await self._opened(self._endpoint.received(read), position)
             except TeacherError as error:
                 self.broken = error
                 raise
+            del read  # or it would be held until the next one
             yield message
+            del message
 
     async def _opened(
         self, request: SealedRequest, position: int
     ) -> pb.SyncMomentumRequest:
         head = self._head
         if (request.site, request.request_id) != (head.site, head.request_id):
-            raise MalformedRequestError("an update is of one site, under one id")
+            error = MalformedRequestError("an update is of one site, under one id")
+            self._endpoint.count_rejected("", error)
+            raise error
         kind = pb.SyncMomentumRequest
         async with self._endpoint.open(
             "SyncMomentum", kind, request, position=position

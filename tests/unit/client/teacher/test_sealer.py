@@ -1,25 +1,18 @@
 """What a site takes of a card that its pinned teacher signed: the newest, no weaker."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.teacher.retry import ConnectionLostError
-from moma_client.teacher.sealed_client import (
-    CardMemory,
-    RequestSealer,
-    SealedTeacherClient,
-)
+from moma_client.teacher.sealed_client import CardMemory, RequestSealer
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.signed import IssuedCard
-from moma_proto.v1.sealed_pb2 import SealedRequest, SealedResponse
 from tests.support.teacher.sealed import TeacherSide, key_of
 from tests.support.teacher.teacher_server import CARD
 
@@ -96,23 +89,3 @@ def test_nothing_is_sealed_once_the_card_was_dropped_with_its_connection(
 
     with pytest.raises(ConnectionLostError, match="the teacher's card was dropped"):
         sealing.seal("Embed", (b"message",), bytes(16))
-
-
-def test_a_stream_whose_card_is_dropped_ends_without_a_word(tmp_path: Path) -> None:
-    taken = list[bytes]()
-
-    class Channel:
-        def embed(self, requests: Iterator[SealedRequest]) -> Iterator[SealedResponse]:
-            taken.extend(request.sealed for request in requests)  # as gRPC's thread
-            return iter(())
-
-    def requests() -> Iterator[SealedRequest]:
-        yield SealedRequest(sealed=b"one")
-        sealer(tmp_path).seal("Embed", (b"message",), bytes(16))
-
-    channel, egress = cast("Any", Channel()), cast("Any", None)
-    client = SealedTeacherClient(channel, sealer(tmp_path), egress, lambda: None)
-
-    client.embed(requests())
-
-    assert taken == [b"one"]
