@@ -96,7 +96,7 @@ def authorized_first(
         handler: A method's; its behaviour is a coroutine. One that takes a stream reads
             bytes from its context.
         authorize: Puts the decision in front of a behaviour. It is told the refusals of
-            `read_one` as well, raised from what it calls.
+            `_read_one` as well, raised from what it calls.
         read_seconds: In which the one message of a call must be whole.
     """
     behaviour: Any = (

@@ -280,8 +280,7 @@ class TeacherServer:
         """Keeps the ledger while the own certificate is good.
 
         What a log has dated with a wrong clock cannot be taken back. By a clock that is
-        a year ahead the own certificate is over: then nobody can be served, and nothing
-        is dated.
+        a year ahead the own certificate is over: nobody connects anew by then.
         """
         try:
             self._trust.credentials.check_time()
