@@ -1,18 +1,26 @@
 """What a site takes of a card that its pinned teacher signed: the newest, no weaker."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from moma_client.identity.pinned_teacher import PinnedTeacher
 from moma_client.teacher.retry import ConnectionLostError
-from moma_client.teacher.sealed_client import CardMemory, RequestSealer
+from moma_client.teacher.sealed_client import (
+    CardMemory,
+    RequestSealer,
+    SealedTeacherClient,
+)
 from moma_core.end_to_end.hpke import SuiteName
 from moma_core.errors import CertificateError, NotAuthorizedError
 from moma_core.runtime.files import write_private
 from moma_core.teacher.card.signed import IssuedCard
+from moma_proto.v1.sealed_pb2 import SealedRequest
 from tests.support.teacher.sealed import TeacherSide, key_of
 from tests.support.teacher.teacher_server import CARD
 
@@ -89,3 +97,21 @@ def test_nothing_is_sealed_once_the_card_was_dropped_with_its_connection(
 
     with pytest.raises(ConnectionLostError, match="the teacher's card was dropped"):
         sealing.seal("Embed", (b"message",), bytes(16))
+
+
+def test_a_stream_whose_card_was_dropped_ends_without_an_error(tmp_path: Path) -> None:
+    """Whatever is raised there, gRPC prints with a traceback."""
+    sealing = sealer(tmp_path)
+    write_private(tmp_path / "signing.key", key_of("site-a").to_pem())
+    sealing.load(issue(8, ("mlkem768-x25519",)).signed(KEY))
+    channel = cast("Any", SimpleNamespace(embed=lambda requests: requests))
+    client = SealedTeacherClient(channel, sealing, cast("Any", None), lambda: None)
+
+    def requests() -> Iterator[SealedRequest]:
+        yield sealing.seal("Embed", (b"message",), bytes(16))[0]
+        sealing.forget()
+        yield sealing.seal("Embed", (b"message",), bytes(16))[0]
+
+    taken = list(cast("Iterator[SealedRequest]", client.embed(requests())))
+
+    assert len(taken) == 1
