@@ -16,6 +16,7 @@ from benchmarks.soak.trials import (
     floods,
     growth,
     overload,
+    quick_floods,
     restarts,
 )
 
@@ -24,6 +25,7 @@ _PARTS: dict[str, Callable[[Plan, Path], Iterator[Row]]] = {
     "growth": growth,
     "fairness": fairness,
     "floods": floods,
+    "quick-floods": quick_floods,
     "overload": overload,
     "restarts": restarts,
 }
@@ -51,6 +53,7 @@ _SHOWN = {
     "log_ms serving load_average",
     "fairness": "key answered faults p50_ms p95_ms load_average",
     "floods": "key answered faults p50_ms p95_ms load_average",
+    "quick-floods": "key answered faults p50_ms p95_ms load_average",
     "overload": "key sites answered faults p50_ms p95_ms serving load_average",
     "restarts": "key sites seconds answered faults p50_ms p95_ms entries load_average",
 }
@@ -91,7 +94,7 @@ def slowdowns(lines: Sequence[Line]) -> Iterator[str]:
 
     The medians are compared, with those beside another modest one.
     """
-    for part in ("fairness", "floods"):
+    for part in ("fairness", "floods", "quick-floods"):
         found: dict[str, list[float]] = {}
         for line in lines:
             if line["part"] == part:
@@ -100,7 +103,7 @@ def slowdowns(lines: Sequence[Line]) -> Iterator[str]:
         modest = found.pop("beside a modest one", [])
         for neighbour, each in found.items() if modest else ():
             slowed = statistics.median(each) / statistics.median(modest)
-            yield f"{neighbour} a modest site waits {slowed:.2f} times as long"
+            yield f"{part}: {neighbour} a modest site waits {slowed:.2f} times as long"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,8 +1,10 @@
-"""What one site may have under way at once: places, and bytes.
+"""What one site may have under way at once: one place, and bytes.
 
 Threads and memory are shared and are given to whoever comes, so whoever hands in most
-would have most of them. A site has few places, which its requests take in the order in
-which they come: then threads serve the sites in turn, whatever one of them sends.
+would have most of them. A site has one place, which its requests take in the order in
+which they come: then threads serve the sites in turn, whatever one of them sends. A
+site whose requests are more work than another's rests between them while both ask, so
+that the other does not always find the processor taken.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar, cast
 from weakref import WeakValueDictionary
 
@@ -19,19 +22,22 @@ T = TypeVar("T")
 
 _SHORTEST_REST_SECONDS = 0.02  # a small request costs more than its thread's time
 _LONGEST_REST_SECONDS = 2.0  # a refusal is said after it, also by a server that stops
+_ACTIVE_SECONDS = 5.0  # so long after its request a site counts as one that asks
 
 
 class Place:
-    """One place of a site, taken by one request.
+    """A site's place, taken by one request.
 
     Args:
-        places: All places of the site; one of them is taken.
+        give: Gives the place to the site's next request; told the seconds of work.
         clock: Returns seconds, and never goes back.
     """
 
-    def __init__(self, places: asyncio.Semaphore, clock: Callable[[], float]) -> None:
-        self._places, self._clock = places, clock
-        self._worked_seconds = _SHORTEST_REST_SECONDS
+    def __init__(
+        self, give: Callable[[float], None], clock: Callable[[], float]
+    ) -> None:
+        self._give, self._clock = give, clock
+        self._worked_seconds = 0.0
         self._is_left = False
         self._working: asyncio.Future[object] | None = None
 
@@ -56,10 +62,11 @@ class Place:
     async def rest(self) -> None:
         """Keeps the place for as long again as its work took, two seconds at most.
 
-        So a site that is only ever refused has half of the time of its places.
+        So a site that is only ever refused has half of the time of its place.
         """
         if not self._is_left:
-            await asyncio.sleep(min(self._worked_seconds, _LONGEST_REST_SECONDS))
+            rest = _SHORTEST_REST_SECONDS + self._worked_seconds
+            await asyncio.sleep(min(rest, _LONGEST_REST_SECONDS))
 
     def leave(self) -> None:
         """Gives the place to the site's next request; once, however often called."""
@@ -67,51 +74,66 @@ class Place:
             return
         self._is_left = True
         if self._working is None or self._working.done():
-            self._places.release()
+            self._give(self._worked_seconds)
         else:
             self._working.add_done_callback(self._leave_late)
 
     def _leave_late(self, working: asyncio.Future[object]) -> None:
-        self._places.release()
+        self._give(self._worked_seconds)
         if not working.cancelled():
             working.exception()  # of a request that was given up
 
 
 class SitePlaces:
-    """Gives each site its places; used by the event loop alone.
+    """Gives each site one place; used by the event loop alone.
 
     Args:
-        of_one: Places of one site.
         clock: Returns seconds, and never goes back.
-        per_minute: Times that a site takes one, and as many after a rest; who comes
-            more often waits. None: as often as it likes.
+        per_minute: Times that a site takes its place, and as many after a rest; who
+            comes more often waits. None: as often as it likes.
     """
 
     def __init__(
         self,
-        of_one: int,
         clock: Callable[[], float] = time.monotonic,
         per_minute: float | None = None,
     ) -> None:
-        self._of_one, self._clock = of_one, clock
+        self._clock = clock
         self._pace = None if per_minute is None else TokenBucket(per_minute, clock)
         # a name costs memory only while it has a request under way
-        self._sites = WeakValueDictionary[str, asyncio.Semaphore]()
+        self._sites = WeakValueDictionary[str, asyncio.Lock]()
+        self._worked: dict[str, tuple[float, float]] = {}  # when, and for how long
 
     @asynccontextmanager
     async def take(self, site: str) -> AsyncIterator[Place]:
-        """Yields a place of a site, which is left with the block at the latest."""
-        places = self._sites.get(site)
-        if places is None:
-            places = self._sites[site] = asyncio.Semaphore(self._of_one)
-        await places.acquire()
-        place = Place(places, self._clock)
+        """Yields the place of a site, which is left with the block at the latest."""
+        lock = self._sites.get(site)
+        if lock is None:
+            lock = self._sites[site] = asyncio.Lock()
+        await lock.acquire()
+        place = Place(partial(self._give, site, lock), self._clock)
         try:
             while self._pace is not None and (wait := self._pace.take(site)):
                 await asyncio.sleep(wait)
             yield place
         finally:
             place.leave()
+
+    def _give(self, site: str, lock: asyncio.Lock, worked_seconds: float) -> None:
+        """Gives a place to the next request, after the site's rest."""
+        if rest := self._rest_seconds(site, worked_seconds):
+            asyncio.get_running_loop().call_later(rest, lock.release)
+        else:
+            lock.release()
+
+    def _rest_seconds(self, site: str, worked_seconds: float) -> float:
+        """Returns how much longer a site worked than who worked least beside it."""
+        now = self._clock()
+        since = now - _ACTIVE_SECONDS
+        active = {name: each for name, each in self._worked.items() if each[0] >= since}
+        self._worked = active | {site: (now, worked_seconds)}
+        least = min(seconds for _, seconds in self._worked.values())
+        return min(worked_seconds - least, _LONGEST_REST_SECONDS)
 
 
 class SiteBytes:

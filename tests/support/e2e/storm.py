@@ -66,11 +66,18 @@ class Keeper:
         for name in self._start:
             self._run(name)
 
-    def watch(self, seconds: float) -> None:
-        """Looks after the programs for a time, or until the run is over."""
+    def watch(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
+        """Looks after the programs for a time, or until the run is over.
+
+        Args:
+            seconds: At most.
+            until: Ends it when it holds.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.storm.is_over:
             self._look()
+            if until is not None and until():
+                break
             time.sleep(_LOOK_SECONDS)
 
     def finish(self, seconds: float) -> None:

@@ -47,7 +47,6 @@ MessageT = TypeVar("MessageT", bound=Message)
 _logger = logging.getLogger(__name__)
 
 _OTHER_FIELDS = 1024  # beside a picture for each patch
-_PLACES = 1  # of one site: to open and read a request is a thread's work for long
 
 
 class UnsealedRequest(Generic[MessageT]):
@@ -129,7 +128,7 @@ class SealedEndpoint:
         self._log_rejected = log_rejected
         issued = IssuedCard(identity.federation, 0, description, ())
         self._card_digest = issued.card_digest
-        self._places = SitePlaces(_PLACES)
+        self._places = SitePlaces()
         self._most_fields = _OTHER_FIELDS + description.bounds.max_patches
 
     def card(self) -> SignedCard:

@@ -46,7 +46,7 @@ class AuditServicer(AuditServiceServicer):
     def __init__(self, ledger: Ledger, endpoint: SealedEndpoint) -> None:
         self._ledger, self._log = ledger, ledger.log
         self._endpoint = endpoint
-        self._places = SitePlaces(1, per_minute=_READS_PER_MINUTE)
+        self._places = SitePlaces(per_minute=_READS_PER_MINUTE)
 
     async def LatestCheckpoint(
         self, request: pb.LatestCheckpointRequest, _context: Context

@@ -26,7 +26,7 @@ def test_a_site_takes_its_places_in_order_and_no_other_waits_for_it() -> None:
     taken: list[str] = []
 
     async def scenario() -> None:
-        places, first_done = SitePlaces(1), asyncio.Event()
+        places, first_done = SitePlaces(), asyncio.Event()
 
         async def held(site: str, name: str) -> None:
             async with places.take(site):
@@ -58,7 +58,7 @@ def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_has_ended()
         assert end.wait(WAIT_SECONDS)
 
     async def scenario() -> None:
-        places = SitePlaces(1)
+        places = SitePlaces()
 
         async def worked() -> None:
             async with places.take("site-b") as place:
@@ -88,7 +88,7 @@ def test_a_place_holds_nothing_of_work_that_failed() -> None:
         """Stands for a request, which the work refuses."""
 
     async def scenario() -> None:
-        async with SitePlaces(1).take("site-b") as place:
+        async with SitePlaces().take("site-b") as place:
             asked = Asked()
             asked.place = place  # type: ignore[attr-defined]  # as a request has it
             kept = weakref.ref(asked)
@@ -122,7 +122,7 @@ def test_a_refused_request_keeps_its_place_for_as_long_again(
         rests.append(seconds)
 
     async def scenario() -> None:
-        async with SitePlaces(1, clock).take("site-b") as place:
+        async with SitePlaces(clock).take("site-b") as place:
             await place.run(work)
             monkeypatch.setattr(asyncio, "sleep", noted)
             await place.rest()
@@ -146,7 +146,7 @@ def test_who_takes_places_more_often_than_allowed_waits_and_no_other_does(
 
     async def scenario() -> None:
         monkeypatch.setattr(asyncio, "sleep", passed)
-        places = SitePlaces(1, clock, per_minute=2)
+        places = SitePlaces(clock, per_minute=2)
         for site in ("site-b", "site-b", "site-a", "site-b", "site-a"):
             async with places.take(site):
                 pass
