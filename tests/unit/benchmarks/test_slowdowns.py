@@ -17,8 +17,8 @@ def test_medians_are_compared_within_their_own_part() -> None:
     ]
 
     assert list(slowdowns(lines)) == [
-        "beside a greedy one a modest site waits 1.50 times as long",
-        "beside one that floods a modest site waits 2.00 times as long",
+        "fairness: beside a greedy one a modest site waits 1.50 times as long",
+        "floods: beside one that floods a modest site waits 2.00 times as long",
     ]
 
 

@@ -5,6 +5,8 @@ import contextlib
 import gc
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -20,6 +22,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
+
+    def pass_by(self, seconds: float) -> None:
+        """Moves on."""
+        self.seconds += seconds
 
 
 def test_a_site_takes_its_places_in_order_and_no_other_waits_for_it() -> None:
@@ -115,15 +121,12 @@ def test_a_refused_request_keeps_its_place_for_as_long_again(
     rests: list[float] = []
     clock = Clock()
 
-    def work() -> None:
-        clock.seconds += 1.0
-
     async def noted(seconds: float) -> None:
         rests.append(seconds)
 
     async def scenario() -> None:
         async with SitePlaces(clock).take("site-b") as place:
-            await place.run(work)
+            await place.run(partial(clock.pass_by, 1.0))
             monkeypatch.setattr(asyncio, "sleep", noted)
             await place.rest()
             place.leave()
@@ -132,6 +135,90 @@ def test_a_refused_request_keeps_its_place_for_as_long_again(
     asyncio.run(scenario())
 
     assert rests == [pytest.approx(1.02)]
+
+
+def _rests(
+    monkeypatch: pytest.MonkeyPatch, requests: list[tuple[str, float]]
+) -> list[float]:
+    """Returns how long a site rested after each request, which took so many seconds."""
+    clock, rests = Clock(), list[float]()
+
+    async def scenario() -> None:
+        def rest(seconds: float, release: Callable[[], None]) -> None:
+            rests[-1] = seconds
+            release()
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", rest)
+        places = SitePlaces(clock)
+        for site, seconds in requests:
+            rests.append(0.0)
+            async with places.take(site) as place:
+                await place.run(partial(clock.pass_by, seconds))
+
+    asyncio.run(scenario())
+    return rests
+
+
+def test_a_site_rests_for_what_it_works_longer_than_who_works_least_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [
+        ("site-b", 0.25),  # alone
+        ("site-a", 0.0625),
+        ("site-b", 0.25),
+        ("site-a", 0.0625),
+        ("site-c", 0.125),
+        ("site-b", 0.0),  # a small request of it
+        ("site-c", 0.125),
+    ]
+
+    rests = _rests(monkeypatch, asked)
+
+    assert rests == [0.0, 0.0, 0.1875, 0.0, 0.0625, 0.0, 0.125]
+
+
+def test_sites_whose_requests_are_as_much_work_rest_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not any(_rests(monkeypatch, [("site-a", 0.5), ("site-b", 0.5)] * 3))
+
+
+def test_a_rest_has_an_end_and_a_site_that_is_gone_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [("site-a", 0.0), ("site-b", 3.0), ("site-b", 3.0), ("site-b", 3.0)]
+
+    assert _rests(monkeypatch, asked) == [0.0, 2.0, 0.0, 0.0]
+
+
+def test_the_next_request_of_a_site_waits_for_its_rest_and_no_other_sites_does() -> (
+    None
+):
+    clock, ends = Clock(), list[Callable[[], None]]()
+
+    async def scenario() -> None:
+        def kept(_seconds: float, release: Callable[[], None]) -> None:
+            ends.append(release)
+
+        asyncio.get_running_loop().call_later = kept  # type: ignore[method-assign,assignment]
+        places = SitePlaces(clock)
+        for site, seconds in (("site-a", 0.0), ("site-b", 1.0)):
+            async with places.take(site) as place:
+                await place.run(partial(clock.pass_by, seconds))
+
+        async def taken(site: str) -> None:
+            async with places.take(site):
+                pass
+
+        following = asyncio.create_task(taken("site-b"))
+        await taken("site-a")
+        assert not following.done()
+        ends.pop()()
+        await following
+
+    asyncio.run(scenario())
+
+    assert not ends
 
 
 def test_who_takes_places_more_often_than_allowed_waits_and_no_other_does(
