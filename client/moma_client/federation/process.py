@@ -62,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         return _serve(settings)
     except MomaError as error:  # a key, or a disk that is full
         raise SystemExit(str(error)) from None
+    finally:
+        _hear_no_more()  # it ends by itself
 
 
 def _serve(settings: NodeSettings) -> int:
@@ -219,8 +221,7 @@ def _end_with_parent(grace_seconds: float) -> None:
     """Turns the end of the parent, a signal or a lost thread into an orderly end."""
 
     def end(_signal: int, _frame: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _hear_no_more()
         raise SystemExit(1)  # passes through Flower, which says good-bye
 
     def watch() -> None:
@@ -239,6 +240,11 @@ def _end_with_parent(grace_seconds: float) -> None:
     signal.signal(signal.SIGINT, end)  # Flower sends it to itself
     threading.excepthook = lost
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _hear_no_more() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave(settings: NodeSettings, key: ec.EllipticCurvePrivateKey) -> None:
