@@ -2,11 +2,13 @@
 
 Flower's programs know only host and port. Here SuperLink listens on a Unix socket
 instead, and what it starts calls it there; see `socket` for why. SuperLink also
-ends when its SuperExec has: without it no run starts, and nothing would say so.
+ends when its SuperExec has: without it no run starts, and nothing would say so. Its
+database is there whole or not at all.
 """
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,9 +21,12 @@ import httpx
 import uvicorn
 from flwr.supercore.cli import flower_superexec
 from flwr.supercore.protobuf.client import ProtobufClient
+from flwr.supercore.state.alembic.utils import run_migrations
 from flwr.superlink.cli import flower_superlink, flwr_serverapp
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from sqlalchemy import create_engine
 
+from moma_core.runtime.files import make_folder, write_private
 from moma_server.federation.engine.socket import SUPEREXEC_ENDED, launcher
 
 _logger = logging.getLogger(__name__)
@@ -41,9 +46,30 @@ def main(arguments: Sequence[str]) -> None:
     _patch_popen(socket)
     _use_socket(socket)
     if program == "flower-superlink":
+        make_database(Path(rest[rest.index("--database") + 1]))
         _listen_on_socket(socket)
         _watch_superexec()
     _PROGRAMS[program]()
+
+
+def make_database(path: Path) -> None:
+    """Makes SuperLink's database where there is none yet.
+
+    Flower makes its tables in the place itself, in many steps: killed between two of
+    them, it cannot open its database ever again.
+    """
+    if path.exists():
+        return
+    draft = path.parent / "new-database"
+    shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
+    make_folder(draft)
+    engine = create_engine(f"sqlite:///{draft / path.name}")
+    try:
+        run_migrations(engine)
+    finally:
+        engine.dispose()
+    write_private(path, (draft / path.name).read_bytes(), "SuperLink's database")
+    shutil.rmtree(draft)
 
 
 def _patch_popen(socket: str) -> None:
