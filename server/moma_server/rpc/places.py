@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _SHORTEST_REST_SECONDS = 0.02  # a small request costs more than its thread's time
 _LONGEST_REST_SECONDS = 2.0  # a refusal is said after it, also by a server that stops
+_ALIKE = 2  # times as much work is of the same kind
 _ACTIVE_SECONDS = 5.0  # so long after its request a site counts as one that asks
 
 
@@ -29,16 +30,17 @@ class Place:
     """A site's place, taken by one request.
 
     Args:
-        give: Gives the place to the site's next request; told the seconds of work.
+        give: Gives the place to the site's next request; told the seconds of work, and
+            whether they were a charged query's.
         clock: Returns seconds, and never goes back.
     """
 
     def __init__(
-        self, give: Callable[[float], None], clock: Callable[[], float]
+        self, give: Callable[[float, bool], None], clock: Callable[[], float]
     ) -> None:
         self._give, self._clock = give, clock
         self._worked_seconds = 0.0
-        self._is_left = False
+        self._is_left = self._is_charged = False
         self._working: asyncio.Future[object] | None = None
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -47,13 +49,19 @@ class Place:
         A caller that goes away does not end a thread, and could else have one after the
         other for requests that it gives up.
         """
-        begin = self._clock()
-        working = asyncio.ensure_future(asyncio.to_thread(work))
+
+        def timed() -> T:
+            begin = self._clock()
+            try:
+                return work()
+            finally:  # also of a request that was given up
+                self._worked_seconds += self._clock() - begin
+
+        working = asyncio.ensure_future(asyncio.to_thread(timed))
         self._working = cast("asyncio.Future[object]", working)
         try:
             return await asyncio.shield(working)
         finally:
-            self._worked_seconds += self._clock() - begin
             if working.done():
                 # its error holds the frames of the work, and so what was asked
                 self._working = None
@@ -66,20 +74,26 @@ class Place:
         """
         if not self._is_left:
             rest = _SHORTEST_REST_SECONDS + self._worked_seconds
+            self._worked_seconds = 0.0  # or it would rest twice
             await asyncio.sleep(min(rest, _LONGEST_REST_SECONDS))
 
-    def leave(self) -> None:
-        """Gives the place to the site's next request; once, however often called."""
+    def leave(self, *, is_charged: bool = False) -> None:
+        """Gives the place to the site's next request; once, however often called.
+
+        Args:
+            is_charged: It is a query that was charged: only beside those others rest.
+        """
         if self._is_left:
             return
         self._is_left = True
+        self._is_charged = is_charged
         if self._working is None or self._working.done():
-            self._give(self._worked_seconds)
+            self._give(self._worked_seconds, is_charged)
         else:
             self._working.add_done_callback(self._leave_late)
 
     def _leave_late(self, working: asyncio.Future[object]) -> None:
-        self._give(self._worked_seconds)
+        self._give(self._worked_seconds, self._is_charged)
         if not working.cancelled():
             working.exception()  # of a request that was given up
 
@@ -119,20 +133,33 @@ class SitePlaces:
         finally:
             place.leave()
 
-    def _give(self, site: str, lock: asyncio.Lock, worked_seconds: float) -> None:
+    def _give(
+        self, site: str, lock: asyncio.Lock, worked_seconds: float, is_charged: bool
+    ) -> None:
         """Gives a place to the next request, after the site's rest."""
-        if rest := self._rest_seconds(site, worked_seconds):
+        now = self._clock()
+        self._worked = {
+            name: (at, seconds)
+            for name, (at, seconds) in self._worked.items()
+            if at >= now - _ACTIVE_SECONDS
+        }
+        rest = self._rest_seconds(site, worked_seconds)
+        if is_charged:
+            self._worked[site] = (now, worked_seconds)
+        if rest:
             asyncio.get_running_loop().call_later(rest, lock.release)
         else:
             lock.release()
 
     def _rest_seconds(self, site: str, worked_seconds: float) -> float:
-        """Returns how much longer a site worked than who worked least beside it."""
-        now = self._clock()
-        since = now - _ACTIVE_SECONDS
-        active = {name: each for name, each in self._worked.items() if each[0] >= since}
-        self._worked = active | {site: (now, worked_seconds)}
-        least = min(seconds for _, seconds in self._worked.values())
+        """Returns how much longer a site worked than who worked least beside it.
+
+        None where that is like its own: times differ, and sites of one kind share.
+        """
+        others = [each for name, (_, each) in self._worked.items() if name != site]
+        least = min(others, default=worked_seconds)
+        if worked_seconds <= _ALIKE * least:
+            return 0.0
         return min(worked_seconds - least, _LONGEST_REST_SECONDS)
 
 

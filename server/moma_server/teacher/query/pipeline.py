@@ -107,7 +107,7 @@ class QueryPipeline:
                     site, query, target.weights, request.digest
                 )
                 turn.end()
-                request.place.leave()
+                request.place.leave(is_charged=True)
                 job = Job(site, query.pixels, target.model)
                 output, receipt = await self._run(record, reservation, job)
             return self._response(query, output, receipt)

@@ -154,6 +154,7 @@ def _rests(
             rests.append(0.0)
             async with places.take(site) as place:
                 await place.run(partial(clock.pass_by, seconds))
+                place.leave(is_charged=True)
 
     asyncio.run(scenario())
     return rests
@@ -174,13 +175,13 @@ def test_a_site_rests_for_what_it_works_longer_than_who_works_least_beside_it(
 
     rests = _rests(monkeypatch, asked)
 
-    assert rests == [0.0, 0.0, 0.1875, 0.0, 0.0625, 0.0, 0.125]
+    assert rests == [0.0, 0.0, 0.1875, 0.0, 0.0, 0.0, 0.125]
 
 
 def test_sites_whose_requests_are_as_much_work_rest_not_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not any(_rests(monkeypatch, [("site-a", 0.5), ("site-b", 0.5)] * 3))
+    assert not any(_rests(monkeypatch, [("site-a", 0.5), ("site-b", 1.0)] * 3))
 
 
 def test_a_rest_has_an_end_and_a_site_that_is_gone_is_forgotten(
@@ -205,20 +206,90 @@ def test_the_next_request_of_a_site_waits_for_its_rest_and_no_other_sites_does()
         for site, seconds in (("site-a", 0.0), ("site-b", 1.0)):
             async with places.take(site) as place:
                 await place.run(partial(clock.pass_by, seconds))
+                place.leave(is_charged=True)
+        taken = asyncio.Event()
 
-        async def taken(site: str) -> None:
+        async def take(site: str) -> None:
             async with places.take(site):
-                pass
+                taken.set()
 
-        following = asyncio.create_task(taken("site-b"))
-        await taken("site-a")
-        assert not following.done()
+        following = asyncio.create_task(take("site-b"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not taken.is_set()
+        await take("site-a")
+        taken.clear()
         ends.pop()()
         await following
+        assert taken.is_set()
 
     asyncio.run(scenario())
 
     assert not ends
+
+
+def test_what_is_not_charged_makes_no_other_site_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rests = list[float]()
+
+    async def scenario() -> None:
+        def rest(seconds: float, release: Callable[[], None]) -> None:
+            rests.append(seconds)
+            release()
+
+        clock = Clock()
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", rest)
+        places = SitePlaces(clock)
+        for site, seconds in (("site-a", 0.0), ("site-b", 1.0)):
+            async with places.take(site) as place:
+                await place.run(partial(clock.pass_by, seconds))
+
+    asyncio.run(scenario())
+
+    assert rests == []
+
+
+def test_work_that_was_given_up_is_rested_for_to_its_end() -> None:
+    begun, end = threading.Event(), threading.Event()
+    rests = list[float]()
+
+    async def scenario() -> None:
+        clock = Clock()
+        places = SitePlaces(clock)
+        async with places.take("site-a") as place:
+            place.leave(is_charged=True)
+
+        def work() -> None:
+            begun.set()
+            assert end.wait(WAIT_SECONDS)
+            clock.pass_by(1.0)
+
+        async def worked() -> None:
+            async with places.take("site-b") as place:
+                await place.run(work)
+
+        given_up = asyncio.create_task(worked())
+        await until(begun.is_set)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+
+        def rest(seconds: float, release: Callable[[], None]) -> None:
+            rests.append(seconds)
+            release()
+
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+        loop.call_later = rest  # type: ignore[method-assign,assignment]
+        end.set()
+        while not rests:
+            await asyncio.sleep(0)
+        loop.call_later = later  # type: ignore[method-assign]
+
+    asyncio.run(asyncio.wait_for(scenario(), WAIT_SECONDS))
+
+    assert rests == [1.0]
 
 
 def test_who_takes_places_more_often_than_allowed_waits_and_no_other_does(
