@@ -88,7 +88,7 @@ class Place:
         self._is_left = True
         self._is_charged = is_charged
         if self._working is None or self._working.done():
-            self._give(self._worked_seconds, is_charged)
+            self._give(self._worked_seconds, self._is_charged)
         else:
             self._working.add_done_callback(self._leave_late)
 

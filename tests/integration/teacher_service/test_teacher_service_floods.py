@@ -14,7 +14,7 @@ from moma_proto.convert import teacher as convert
 from moma_proto.v1 import teacher_pb2 as pb
 from moma_proto.v1.audit_pb2 import ReceiptsRequest
 from moma_proto.v1.audit_pb2_grpc import AuditServiceStub
-from moma_server.rpc.places import SiteBytes
+from moma_server.rpc.places import SiteBytes, SitePlaces
 from moma_server.teacher.query.pipeline import QueryPipeline
 from moma_server.teacher.wire import servicer
 from tests.support.federation.pki import Pki
@@ -24,6 +24,7 @@ from tests.support.teacher.teacher_server import (
     SIDE_PX,
     MeanColour,
     ask,
+    refusal,
     request,
     serving,
 )
@@ -94,6 +95,35 @@ def test_pictures_of_a_site_without_a_budget_are_read_one_query_at_a_time(
             assert at_once == slow.most == 1
 
     asyncio.run(scenario())
+
+
+def test_others_rest_beside_charged_queries_and_beside_nothing_that_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, give = list[bool](), SitePlaces._give
+
+    def noted(*arguments: Any) -> None:
+        given.append(arguments[-1])
+        give(*arguments)
+
+    monkeypatch.setattr(SitePlaces, "_give", noted)
+    pki = Pki()
+
+    async def scenario() -> None:
+        async with (
+            serving(tmp_path, pki, MeanColour(), grants={"site-a": 1}) as served,
+            served.stub(pki.site("site-a")) as site,
+        ):
+            await site.Budget(pb.BudgetRequest())
+            assert given == [False]
+            await ask(site, request())
+            assert given == [False, True]
+            await refusal(site, request())  # nothing is left of its budget
+            await until(lambda: len(given) == 3)
+
+    asyncio.run(scenario())
+
+    assert given == [False, True, False]
 
 
 @pytest.mark.parametrize("first_goes_away", [False, True])

@@ -58,10 +58,10 @@ def make_database(path: Path) -> None:
     Flower makes its tables in the place itself, in many steps: killed between two of
     them, it cannot open its database ever again.
     """
-    if path.exists():
-        return
     draft = path.parent / "new-database"
     shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
+    if path.exists():
+        return
     make_folder(draft)
     engine = create_engine(f"sqlite:///{draft / path.name}")
     try:

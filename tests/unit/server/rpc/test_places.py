@@ -28,6 +28,40 @@ class Clock:
         self.seconds += seconds
 
 
+class HeldWork:
+    """Work of a site that a thread does until the test ends it.
+
+    Args:
+        last: What it does then.
+
+    Attributes:
+        begun: It runs.
+        end: The test sets it.
+    """
+
+    def __init__(self, last: Callable[[], None] = lambda: None) -> None:
+        self._last = last
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.end.wait(WAIT_SECONDS)
+        self._last()
+
+    async def done(self, places: SitePlaces) -> None:
+        """Does it in the place of the site."""
+        async with places.take("site-b") as place:
+            await place.run(self)
+
+    async def given_up(self, places: SitePlaces) -> None:
+        """Begins it, and gives up the request while the thread works on."""
+        request = asyncio.create_task(self.done(places))
+        await until(self.begun.is_set)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+
 def test_a_site_takes_its_places_in_order_and_no_other_waits_for_it() -> None:
     taken: list[str] = []
 
@@ -57,32 +91,17 @@ def test_a_site_takes_its_places_in_order_and_no_other_waits_for_it() -> None:
 def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_has_ended() -> (
     None
 ):
-    begun, end = threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        assert end.wait(WAIT_SECONDS)
-
     async def scenario() -> None:
-        places = SitePlaces()
-
-        async def worked() -> None:
-            async with places.take("site-b") as place:
-                await place.run(work)
-
-        given_up = asyncio.create_task(worked())
-        await until(begun.is_set)
-        given_up.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await given_up
-        following = asyncio.create_task(worked())
-        begun.clear()
+        places, work = SitePlaces(), HeldWork()
+        await work.given_up(places)
+        work.begun.clear()
+        following = asyncio.create_task(work.done(places))
         await asyncio.sleep(0.05)
 
-        assert not begun.is_set()
-        end.set()
+        assert not work.begun.is_set()
+        work.end.set()
         await following
-        assert begun.is_set()
+        assert work.begun.is_set()
 
     asyncio.run(scenario())
 
@@ -251,7 +270,6 @@ def test_what_is_not_charged_makes_no_other_site_rest(
 
 
 def test_work_that_was_given_up_is_rested_for_to_its_end() -> None:
-    begun, end = threading.Event(), threading.Event()
     rests = list[float]()
 
     async def scenario() -> None:
@@ -260,20 +278,8 @@ def test_work_that_was_given_up_is_rested_for_to_its_end() -> None:
         async with places.take("site-a") as place:
             place.leave(is_charged=True)
 
-        def work() -> None:
-            begun.set()
-            assert end.wait(WAIT_SECONDS)
-            clock.pass_by(1.0)
-
-        async def worked() -> None:
-            async with places.take("site-b") as place:
-                await place.run(work)
-
-        given_up = asyncio.create_task(worked())
-        await until(begun.is_set)
-        given_up.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await given_up
+        work = HeldWork(partial(clock.pass_by, 1.0))
+        await work.given_up(places)
 
         def rest(seconds: float, release: Callable[[], None]) -> None:
             rests.append(seconds)
@@ -282,7 +288,7 @@ def test_work_that_was_given_up_is_rested_for_to_its_end() -> None:
         loop = asyncio.get_running_loop()
         later = loop.call_later
         loop.call_later = rest  # type: ignore[method-assign,assignment]
-        end.set()
+        work.end.set()
         while not rests:
             await asyncio.sleep(0)
         loop.call_later = later  # type: ignore[method-assign]
