@@ -25,9 +25,10 @@ class DistillationSettings(Section):
         description="Which losses apply; auto: from organ, task and class names.",
     )
     fallback: Literal["none", "auto"] = Field(
-        default="none",
+        default="auto",
         description="auto: where each teacher is irrelevant, moma learns from the "
-        "labels alone, as ce does, and no teacher is asked about a patch for it.",
+        "labels alone, as ce does, and no teacher is asked about a patch for it. none: "
+        "published; an irrelevant teacher is asked all the same.",
     )
     head: HeadKind = Field(
         default="none",
@@ -156,6 +157,7 @@ class DistillationSettings(Section):
     def published(cls) -> Self:
         """Returns the method as the paper's code computes it."""
         return cls(
+            fallback="none",
             head="mlp",
             key_head_start="own",
             attention="published",

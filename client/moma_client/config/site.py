@@ -268,8 +268,11 @@ class SiteConfig(Section):
         """This config once for each teacher, as if it were the site's only one."""
         if not self.teachers:
             return (self,)
+        # Whether a run asks none of them hangs on all, and on no one alone.
+        distillation = self.distillation.model_copy(update={"fallback": "none"})
+        changes = {"teachers": (), "distillation": distillation}
         return tuple(
-            self.model_copy(update={"teacher": section, "teachers": ()})
+            self.model_copy(update={"teacher": section, **changes})
             for section in self.teachers
         )
 

@@ -6,7 +6,7 @@ those of the very messages that would be sent.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSecti
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
 from moma_client.reports.query_plan import QueryPlan
 from moma_client.student.checks import look_at_task
-from moma_client.student.factory import ema_terms, scenario_of
+from moma_client.student.factory import ema_terms, needs_teachers, scenario_of
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import read_local_card
 from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, BudgetState
@@ -29,7 +29,12 @@ from moma_client.teacher.terms import look_at_derived_models
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import uses_outputs
-from moma_core.errors import CertificateError, RefusedError, TeacherUnavailableError
+from moma_core.errors import (
+    CertificateError,
+    ConfigError,
+    RefusedError,
+    TeacherUnavailableError,
+)
 from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.models.backbone import Backbone
 from moma_core.models.ema import updated_weights
@@ -88,7 +93,7 @@ def plan_queries(
         findings=_of_task(config, source, terms.card),
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
-    counted = _kept if section.caches else _online
+    counted = _counter(config, source, terms.card)
     plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
@@ -111,6 +116,21 @@ def _local_plan(
         steps_per_epoch=batch_plan(config, index).steps_per_epoch,
         findings=tuple(found),
     )
+
+
+def _counter(
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None
+) -> "_Counter":
+    """Returns what counts the queries: none where an irrelevant teacher has no part."""
+    if card is not None:
+        try:
+            scenario = scenario_of(config, card, source.class_names)
+        except ConfigError:
+            pass  # is among the findings
+        else:
+            if not needs_teachers(config, [scenario]):
+                return _nothing
+    return _kept if config.teacher.caches else _online
 
 
 def _of_task(
@@ -140,6 +160,12 @@ class _Group(NamedTuple):
     patches: int
     session: bytes = b""
     is_whole: bool = False
+
+
+_Counter = Callable[
+    [SiteConfig, PatchIndex, TeacherCard | None, QueryPlan],
+    tuple[QueryPlan, Counter[_Group]],
+]
 
 
 class _Terms(NamedTuple):
@@ -228,6 +254,13 @@ def _kept(
         queries=sum(missing),
     )
     return plan, Counter(map(_Group, missing))  # no request holds two views of a patch
+
+
+def _nothing(
+    _config: SiteConfig, _index: PatchIndex, _card: TeacherCard | None, plan: QueryPlan
+) -> tuple[QueryPlan, Counter[_Group]]:
+    plan = replace(plan, golden=0, disk_bytes=0, queries_nothing=True)
+    return plan, Counter()
 
 
 def _online(

@@ -103,6 +103,9 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
         return
     if plan.away:
         yield f"teacher      {plan.teacher} is away: {plan.away}"
+    if plan.queries_nothing:
+        yield "teacher      irrelevant to this task: it is asked nothing"
+        return
     if plan.mode == "bank":
         yield f"views        {plan.views} of each at most, {plan.answers} answers"
         by_place = ", if no patch moved or changed since" if plan.in_bank else ""

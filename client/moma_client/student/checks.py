@@ -122,9 +122,11 @@ def look_at_task(
     if trained_as("moma", config, [scenario]) != "moma":
         yield Finding(
             "scenario",
-            "ok",
-            "distillation.fallback is auto: with this teacher alone moma learns from "
-            "the labels, as ce does",
+            "warning",
+            "with this irrelevant teacher moma learns from the labels alone, as ce "
+            "does, and asks nothing: students that an ImageNet teacher taught did "
+            "worse than that (docs/results.md); write distillation.fallback: none to "
+            "ask it all the same",
         )
     yield from _resolution(source, card)
     yield from _view_size(config, source, card)

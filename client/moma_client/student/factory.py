@@ -87,7 +87,7 @@ class StudentJob:
     @property
     def has_teacher(self) -> bool:
         """Whether a teacher has any part in this student."""
-        return need_of(self.method) != "nothing"
+        return need_of(self.trained_as) != "nothing"
 
     @property
     def updates_teacher(self) -> bool:

@@ -129,9 +129,10 @@ class StudentCard:
         mean: Per channel, of pixels in [0, 1].
         std: Per channel.
         teacher: Name of its teacher, of several: joined by commas; empty for a baseline
-            without one.
+            without one, and where labels alone taught.
         teacher_digest: SHA-256 of the teacher's weights, of several likewise.
-        scenario: Same, relevant or irrelevant, and why; empty for a baseline.
+        scenario: Same, relevant or irrelevant, and why; without a teacher: why the
+            labels alone taught. Empty for a baseline without one.
         steps: Optimiser steps so far.
         projected_length: Length of the teacher's embeddings, where the student
             classifies with the teacher's classifier (simkd); else 0.

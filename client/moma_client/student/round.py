@@ -347,7 +347,7 @@ def _card(
         std=student.std,
         teacher=", ".join(each.name for each in learned_from),
         teacher_digest=", ".join(each.digest for each in learned_from),
-        scenario="; ".join(each.scenario for each in learned_from),
+        scenario=_scenario(job),
         steps=trainer.step,
         projected_length=projected_length,
         teacher_licence=joined_licence(each.licence for each in learned_from),
@@ -360,6 +360,13 @@ def _card(
         ordered=job.config.task.ordered,
         stain_normalisation=None if stain is None else stain_target(stain),
     )
+
+
+def _scenario(job: StudentJob) -> str:
+    """Returns why a student learned from its teachers, or as a fallback from none."""
+    if not job.has_teacher and job.trained_as == job.method:
+        return ""
+    return "; ".join(str(each.scenario) for each in job.teachers)
 
 
 def _learned_from(job: StudentJob) -> tuple[LearnedFrom, ...]:

@@ -31,7 +31,7 @@ def training_run(job: StudentJob, source: PatchSource) -> TrainingRun:
         "rows": _digest(source.index),
         "epochs": epochs,
         "student": config.student.model_dump(mode="json"),
-        "distillation": config.distillation.without_added(),
+        "distillation": _distillation(job),
         "baseline": _baseline_numbers(job),
         "views": [config.views, config.view_size_px],
         "bank": _cache_terms(job),
@@ -71,6 +71,14 @@ def _cache_terms(job: StudentJob) -> list[object]:
         else:
             terms.append([])
     return terms[0] if len(terms) == 1 else [*terms]
+
+
+def _distillation(job: StudentJob) -> dict[str, object]:
+    """What the method is told; `fallback` counts where it decides the method."""
+    chosen = job.config.distillation.without_added()
+    chosen.pop("fallback", None)
+    trained_as = job.trained_as
+    return chosen if trained_as == job.method else chosen | {"trained_as": trained_as}
 
 
 def _stain_terms(job: StudentJob) -> dict[str, object]:

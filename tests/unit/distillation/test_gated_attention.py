@@ -272,7 +272,7 @@ def test_heads_that_do_not_divide_a_key_are_refused() -> None:
 
 
 def test_a_release_that_adds_keys_leaves_the_digest_of_a_run_as_it_was() -> None:
-    settings = DistillationSettings()
+    settings = DistillationSettings(fallback="none")
 
     assert len(settings.without_added()) == 17
     assert "relation_heads" not in settings.without_added()

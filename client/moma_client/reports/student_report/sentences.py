@@ -29,8 +29,14 @@ def trained(facts: ReportFacts) -> Iterator[str]:
     )
     if card.teacher:
         yield _teacher(facts)
+    elif card.scenario:
+        yield (
+            f"The student {card.method} learned from these labels alone, as ce does: "
+            f"the scenario was {card.scenario}, and such a teacher is not asked "
+            f"(distillation.fallback)."
+        )
     alone = [name for name, each in facts.students.items() if not each.card.teacher]
-    if alone:
+    if alone and card.teacher:
         yield (
             f"Beside it {', '.join(alone)} learned from the labels alone, from the "
             f"same beginning and in as many steps: what the teacher is worth is the "

@@ -226,6 +226,39 @@ def test_a_teacher_on_this_disk_is_asked_nothing(tmp_path: Path) -> None:
     ]
 
 
+def test_an_irrelevant_teacher_is_asked_nothing_but_for_a_baseline(
+    tmp_path: Path, pki: Pki
+) -> None:
+    irrelevant = {"organ": "prostate", "task": "grades"}
+    falls_back = {"fallback": "auto"}
+    with teaching(tmp_path / "teacher", pki) as served:
+        alone, with_kd, told_to_ask = (
+            _plan(
+                CachedSite(
+                    tmp_path / name,
+                    pki,
+                    served.port,
+                    task=irrelevant,
+                    distillation=distillation,
+                    baselines=baselines,
+                )
+            )
+            for name, distillation, baselines in (
+                ("alone", falls_back, []),
+                ("with-kd", falls_back, ["kd"]),
+                ("told", {"fallback": "none"}, []),
+            )
+        )
+
+    assert (alone.queries, alone.golden, alone.requests, alone.sent_bytes) == (0,) * 4
+    assert list(plan_lines(alone))[1:] == [
+        "teacher      irrelevant to this task: it is asked nothing"
+    ]
+    warned = " ".join(each.text for each in alone.findings if each.state == "warning")
+    assert "write distillation.fallback: none to ask it all the same" in warned
+    assert with_kd.queries == told_to_ask.queries == VIEWS * PATCHES
+
+
 def test_a_licence_that_forbids_students_is_told_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

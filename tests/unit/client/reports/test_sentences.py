@@ -1,13 +1,20 @@
-"""What a report says of whom the data name, and of whom they do not."""
+"""What a report says of its data and its teacher, and of who is not named."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from moma_client.reports.student_report.facts import ReportOptions, gather_facts
 from moma_client.reports.student_report.sentences import (
     interval_means,
     origin,
     splits_differ,
+    trained,
 )
+from moma_client.student.files import CARD, read_card
 from moma_core.evaluation.embedding_map import Leak
+from tests.support.site.reported_site import RUN, reported_site
 
 
 def leak(counted: str) -> str:
@@ -46,3 +53,25 @@ def test_parts_and_intervals_are_of_patients_only_where_these_are_named() -> Non
         assert "one may be in several of them" in splits_differ(counted)
     assert interval_means("patients").startswith("Patients are drawn anew")
     assert interval_means("patches").startswith("Patches are drawn anew a thousand ti")
+
+
+def test_a_student_that_fell_back_is_not_said_to_have_learned_from_a_teacher(
+    tmp_path: Path,
+) -> None:
+    config = reported_site(tmp_path)
+    folder = config.state_dir / "runs" / RUN / "moma"
+    fell_back = replace(
+        read_card(folder),
+        teacher="",
+        teacher_digest="",
+        teacher_licence=None,
+        scenario="irrelevant (another organ)",
+    )
+    (folder / CARD).write_text(fell_back.to_json())
+
+    said = " ".join(trained(gather_facts(config, ReportOptions())))
+
+    assert "moma learned from these labels alone, as ce does" in said
+    assert "the scenario was irrelevant (another organ)" in said
+    assert "patches of this site went there" not in said
+    assert "what the teacher is worth" not in said

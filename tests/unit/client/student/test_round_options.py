@@ -23,7 +23,10 @@ from moma_client.student.factory import (
 from moma_client.student.files import WEIGHTS, load_student, read_card
 from moma_client.student.launch import run_student
 from moma_client.student.round import SiteCallback
+from moma_client.student.run_identity import training_run
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
+from moma_core.data.sources.factory import open_source
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.federation.task import Masking
 from moma_core.teacher.card.card import TeacherCard
@@ -134,6 +137,31 @@ def test_with_an_irrelevant_teacher_the_fallback_is_the_student_of_labels_alone(
     assert outcome.weights.keys() == expected.weights.keys()
     for name, weights in outcome.weights.items():
         assert np.array_equal(weights, expected.weights[name]), name
+    kept, baseline = read_card(job.folder), read_card(alone.folder)
+    assert (kept.teacher, kept.teacher_digest, kept.teacher_licence) == ("", "", None)
+    assert kept.scenario.startswith("irrelevant (")
+    assert baseline.scenario == ""
+
+
+def test_a_fallback_is_another_run_and_elsewhere_it_is_none(
+    tmp_path: Path, card: TeacherCard
+) -> None:
+    source = open_source(local_config(tmp_path).data)
+
+    def digest(organ: str, fallback: str) -> str:
+        config = local_config(tmp_path, distillation={"fallback": fallback})
+        job = student_job(config, replace(card, organ=organ), FIRST)
+        return training_run(job, source).run
+
+    assert digest("colon", "auto") == digest("colon", "none")
+    assert digest("prostate", "auto") != digest("prostate", "none")
+
+
+def test_moma_falls_back_unless_told_otherwise_and_the_published_method_does_not() -> (
+    None
+):
+    assert DistillationSettings().fallback == "auto"
+    assert DistillationSettings.published().fallback == "none"
 
 
 def test_the_fallback_leaves_a_relevant_teacher_and_the_baselines_as_they_are(
