@@ -22,6 +22,7 @@ from moma_core.errors import DataError
 
 _TEACHER, _SITE, _VALIDATION = 0, 1, 2
 _SHARES = (0.4, 0.4, 0.2)
+_SHARES_OF_TWO = (0.0, 0.5, 0.5)  # of a teacher that somebody else trained
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,20 +48,23 @@ def divide(study: Study, source: PatchSource, seed: int) -> Division:
     """Returns the patches of a seed, the same ones for every method.
 
     Where the source has a validation split, that is it; else a fifth of the training
-    centre.
+    centre, or half where no teacher is trained on it.
 
     Raises:
         DataError: A part that is made here lacks a class of the site.
     """
     index = source.index
     rows, given = (index.rows(split, labelled=True) for split in (TRAIN, VALIDATION))
-    shares = _SHARES if not len(given) else (0.5, 0.5, 0.0)
+    trains = any(plan.kind == "trained" for plan in study.teachers.values())
+    shares = _SHARES if trains else _SHARES_OF_TWO
+    if len(given):
+        shares = (0.5, 0.5, 0.0) if trains else (0.0, 1.0, 0.0)
     parts = _parts(study, index, rows, shares, seed)
     teacher, site, validation = (rows[parts == each] for each in range(3))
     order = np.random.default_rng((seed, 1)).permutation(len(site))
     share = _share(site[order], index.labels, study)
     known = np.unique(index.labels[share.labelled])
-    parts_of = [("teacher", teacher)]
+    parts_of = [("teacher", teacher)] if trains else []
     if not len(given):
         parts_of.append(("validation", validation))
     for name, part in parts_of:

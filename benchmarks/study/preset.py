@@ -13,13 +13,15 @@ from moma_core.distillation.methods.names import METHODS
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.models.settings import ModelSection
 
+Channels = tuple[float, float, float]
+
 
 class TeacherPlan(Section):
     """Where a scenario's teacher comes from."""
 
     kind: Literal["trained", "imagenet", "file"] = Field(
         description="trained: on a share of the training centre; imagenet: knows none "
-        "of it; file: somebody else's."
+        "of it; file: somebody else's, whose tensors have timm's names."
     )
     model: ModelSection = Field(description="Its network.")
     steps: int = Field(default=400, ge=1, description="trained: of its training.")
@@ -31,6 +33,10 @@ class TeacherPlan(Section):
     class_names: tuple[str, ...] = Field(
         default=(), description="file: the classes of its logits, in order."
     )
+    mean: Channels | None = Field(
+        default=None, description="file: of its pixels in [0, 1]; null: timm's."
+    )
+    std: Channels | None = Field(default=None, description="file: likewise.")
 
     @model_validator(mode="after")
     def _file_is_named(self) -> Self:
@@ -65,7 +71,8 @@ class Study(Section):
     division: Literal["groups", "patches"] = Field(
         default="groups",
         description="How teacher, site and validation part the training centre: by "
-        "patient or slide; or by patch, where a class has too few of those.",
+        "patient or slide; or by patch, where a class has too few of those. Where no "
+        "teacher is trained, site and validation have half each.",
     )
     size_px: int = Field(ge=16, le=1024, description="Side of the views.")
     students: Mapping[str, ModelSection] = Field(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.quality.tissue import Relabelled
@@ -21,7 +23,7 @@ from moma_core.models.backbone import (
     create_backbone,
     lite0_state_dict,
 )
-from moma_core.models.weights import load_weights, save_weights
+from moma_core.models.weights import check_safetensors, load_weights, save_weights
 from moma_core.teacher.local import AbsentTeacher
 
 _IMAGENET_CLASSES = 1000
@@ -56,10 +58,7 @@ def make_teacher(
     if plan.kind == "imagenet":
         teacher = _imagenet(plan)
     elif plan.kind == "file":
-        teacher = Backbone(plan.model.architecture, len(plan.class_names))
-        if plan.model.weights_file is None:
-            raise ConfigError(f"the teacher of {scenario} has no weights_file")
-        load_weights(teacher, plan.model.weights_file)
+        teacher = _of_others(plan)
     else:
         teacher = _trained(study, scenario, division, course, work)
     return teacher.eval().requires_grad_(False)
@@ -74,6 +73,32 @@ def _imagenet(plan: TeacherPlan) -> Backbone:
         weights = lite0_state_dict(teacher.model.state_dict())
         teacher.model.load_state_dict(weights)
     return teacher
+
+
+def _of_others(plan: TeacherPlan) -> Backbone:
+    if plan.model.weights_file is None:
+        raise ConfigError("a teacher of kind file has no weights_file")
+    teacher = Backbone(plan.model.architecture, len(plan.class_names))
+    read_network(teacher, plan.model.weights_file)
+    own = {"mean": plan.mean or teacher.mean, "std": plan.std or teacher.std}
+    teacher.model.pretrained_cfg = {**teacher.model.pretrained_cfg, **own}
+    return teacher
+
+
+def read_network(network: Backbone, path: Path) -> None:
+    """Reads weights by the names that timm gives them, and not by this project's.
+
+    Raises:
+        ConfigError: The file is missing, damaged, no safetensors, or of another model.
+    """
+    check_safetensors(path)
+    try:
+        network.model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"cannot read weights {path}: {error}") from error
+    except RuntimeError as error:  # names every tensor
+        name = network.architecture
+        raise ConfigError(f"weights {path} are not those of timm's {name}") from error
 
 
 def _trained(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.quality.training import Rows
+from benchmarks.study.teachers import read_network
 from moma_core.data.loader import evaluation_batches
 from moma_core.data.patch import SPLITS, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     teacher = Backbone(options.architecture, options.outputs)
-    teacher.model.load_state_dict(load_file(options.weights))
+    read_network(teacher, options.weights)
     start = Backbone.create(START, options.outputs, "packaged")
     found = worth_on(
         open_source(options.patches),

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchmarks.quality.statistics import mean_macro_f1, paired_difference
+from benchmarks.quality.training import Course
 from benchmarks.study.__main__ import main
 from benchmarks.study.bench import Bench
 from benchmarks.study.intervals import grouped_difference
 from benchmarks.study.patches import divide, groups_of
 from benchmarks.study.preset import Study, read_study
+from benchmarks.study.teachers import make_teacher, read_network
 from benchmarks.study.trials import StudyTrial, final, study_fingerprint, tuning
 from benchmarks.study.worth import worth_on
 from moma_core.data.sources.factory import open_source
@@ -28,6 +31,7 @@ from moma_core.models.backbone import Backbone, Normalise
 
 _PAPER = Path(__file__).resolve().parents[3] / "benchmarks" / "paper"
 _SIDE_PX = 32
+_COURSE = Course(steps=1, rate=0.1, seed=0, recipe="tissue", views=1)
 _TINY = {"architecture": "mobilenetv3_small_050", "weights": "random"}
 
 
@@ -72,6 +76,15 @@ def _usz(root: Path) -> Path:
     return root
 
 
+def _crc_val(root: Path) -> Path:
+    for place, name in enumerate(COLON_CLASSES):
+        for number in range(6):
+            _picture(root / name / f"{number}.png", 100 * place + number)
+    network = Backbone(_TINY["architecture"], len(COLON_CLASSES))
+    save_file(network.model.state_dict(), root.with_name("teacher.safetensors"))
+    return root
+
+
 def _manifest(root: Path) -> Path:
     lines = ["path,label,patient_id,split"]
     for split in ("train", "unseen"):
@@ -89,6 +102,7 @@ _TREES: dict[str, Callable[[Path], Path]] = {
     "nct_crc": _nct,
     "panda": _panda,
     "usz": _usz,
+    "crc_val": _crc_val,
     "prostate_two_centres": _manifest,
 }
 
@@ -99,8 +113,10 @@ def _small(study: Study, place: Path) -> Study:
     key = "path" if values["data"]["kind"] == "csv_manifest" else "root"
     values["data"][key] = place
     values["students"] = {"tiny": _TINY}
+    of_others = {"weights_file": place.with_name("teacher.safetensors")}
     for teacher in values["teachers"].values():
-        teacher |= {"model": _TINY, "steps": 1}
+        model = _TINY | (of_others if teacher["kind"] == "file" else {})
+        teacher |= {"model": model, "steps": 1}
     values |= {"labels": 6, "unlabelled": 6, "batch_size": 4, "steps": 2}
     values |= {"size_px": _SIDE_PX, "views": 2, "evaluations": 1, "seeds": 1}
     return Study.model_validate(values)
@@ -130,11 +146,13 @@ def test_a_preset_trains_and_measures_on_a_tree_of_its_layout(
     lines = [bench.run(planned[row]) for row in preset.variants]
 
     assert "gated" in preset.variants
-    for line, split in itertools.product(lines, ("validation", "unseen")):
+    splits = ["validation"] if name == "crc_val" else ["validation", "unseen"]
+    for line, split in itertools.product(lines, splits):
         assert 0 <= float(str(line[f"{split}_macro_f1"])) <= 1
         assert len(str(line[f"{split}_predicted"])) == len(str(line[f"{split}_truth"]))
     assert all(line["answers"] for line in lines)
-    assert {"ce", "kd", "hint", "ft", "teacher", "probe", "head"} <= set(planned)
+    assert {"moma", "ce", "kd", "hint", "teacher", "probe", "head"} <= set(planned)
+    assert name == "crc_val" or "ft" in planned
 
 
 def _prostate(tmp_path: Path, **changes: Any) -> Study:
@@ -158,6 +176,32 @@ def test_by_groups_no_patient_is_in_two_parts(tmp_path: Path) -> None:
     )
     assert [len(each) for each in patients] == [5, 5, 2, 12]
     assert np.bincount(source.index.labels[parts.share.labelled]).tolist() == [2] * 3
+
+
+def test_the_teacher_of_others_needs_no_patch_and_sees_pixels_as_it_was_made_for(
+    tmp_path: Path,
+) -> None:
+    study = _small(read_study(_PAPER / "crc_val.yaml"), _crc_val(tmp_path / "data"))
+    source = open_source(study.data)
+
+    parts = divide(study, source, seed=3)
+    teacher = make_teacher(study, "same", parts, _COURSE, tmp_path)
+
+    assert len(parts.teacher) == 0
+    assert len(parts.validation) == len(source.index) // 2
+    assert not set(parts.validation) & set(np.concatenate(parts.share))
+    assert (teacher.mean, teacher.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert Backbone(teacher.architecture, 2).mean != teacher.mean
+    plan = study.teachers["same"]
+    bias, kept = "classifier.bias", load_file(str(plan.model.weights_file))
+    assert torch.equal(teacher.model.state_dict()[bias], kept[bias])
+
+
+def test_a_file_of_another_network_is_a_sentence(tmp_path: Path) -> None:
+    save_file({"head": torch.zeros(3)}, tmp_path / "other.safetensors")
+
+    with pytest.raises(ConfigError, match=r"are not those of timm's mobile"):
+        read_network(Backbone(_TINY["architecture"], 2), tmp_path / "other.safetensors")
 
 
 def test_a_class_that_a_part_lacks_is_told(tmp_path: Path) -> None:
