@@ -17,7 +17,7 @@ from typing import NamedTuple
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.inference.backend import Model, ModelOutput
 
-_SHARED_PASS_SECONDS = 0.01  # of a pass, at least, where sites share the model
+_SHARED_PASS_SECONDS = 0.005  # of a pass, at least, where sites share the model
 _OF_FASTEST = 2  # so much longer than the fastest pass it may be: short ones cost more
 _ACTIVE_SECONDS = 5.0  # so long after its query a site counts as one that asks
 _SHORTEST_SECONDS = 1e-6
@@ -141,7 +141,7 @@ class Sharing:
         if patches <= self._patches:  # of a long one, most is the patches' own time
             self._fastest_seconds = min(self._fastest_seconds or seconds, seconds)
         most = max(_SHARED_PASS_SECONDS, _OF_FASTEST * self._fastest_seconds)
-        self._patches = max(1, round(patches * most / max(seconds, _SHORTEST_SECONDS)))
+        self._patches = max(1, int(patches * most / max(seconds, _SHORTEST_SECONDS)))
 
     def share(self) -> int | None:
         """Returns the patches of one site in a pass; None: as many as fit."""
