@@ -69,6 +69,9 @@ ATTENTION_ROWS = (
     _beside("gated", attention="gated"),
     _beside("relation-16", relation_heads=16),
     _beside("hint", hint_weight=0.3),
+    _beside("prototypes", other_classes="prototypes"),
+    _beside("prototypes-1", other_classes="prototypes", prototype_weight=1.0),
+    _beside("prototypes-10", other_classes="prototypes", prototype_weight=10.0),
 )
 # Of what `training` ships switched off, what any method may switch on; at values that
 # fit a hundred steps.

@@ -25,6 +25,7 @@ _CRD_NEGATIVES = 256
 # More keys than a trial enqueues: none is ever overwritten, and a step is faster. The
 # weights that ship are what tuning made of 1.
 _UNTUNED = {
+    "other_classes": "ignored",
     "fallback": "none",  # a row asks its teacher, however irrelevant it is
     "bank_size": 4096,
     "contrastive_weight": 1.0,

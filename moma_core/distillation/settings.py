@@ -14,6 +14,7 @@ AttentionKind = Literal["published", "none", "shared", "shared_residual", "gated
 ScaleKind = Literal["scalar", "channels"]
 HeadKind = Literal["mlp", "linear", "none"]
 LogitLoss = Literal["kl", "dist", "decoupled", "standardised", "wttm"]
+OtherClasses = Literal["ignored", "side_head", "prototypes"]
 ProjectorKind = Literal["linear", "orthogonal"]
 
 
@@ -114,10 +115,18 @@ class DistillationSettings(Section):
     momentum: float = Field(
         default=0.999, ge=0, le=1, description="EMA decay of one step."
     )
-    other_classes: Literal["ignored", "side_head"] = Field(
+    other_classes: OtherClasses = Field(
         default="ignored",
-        description="A teacher's logits where the class sets differ. ignored: "
-        "published; side_head: learned by a layer beside the classifier.",
+        description="In the KL's place where the class sets differ. ignored: nothing, "
+        "published; side_head: a layer beside the classifier learns the teacher's "
+        "logits; prototypes: the classifier learns which class's centre in the memory "
+        "bank the teacher's key is nearest to. The site's labels make the centres.",
+    )
+    prototype_weight: float = Field(
+        default=3.0,
+        ge=0,
+        le=1000,
+        description="Weight of prototypes, times distillation_weight.",
     )
     classification_weight: float = Field(
         default=1.0, ge=0, description="Weight of the cross-entropy."
@@ -136,6 +145,7 @@ class DistillationSettings(Section):
         "attention_neighbours": 64,
         "relation_heads": 1,
         "logit_loss": "kl",
+        "prototype_weight": 3.0,
         "hint_weight": 0.0,
         "hint_projector": "orthogonal",
     }
@@ -146,6 +156,11 @@ class DistillationSettings(Section):
             raise ValueError(
                 f"attention_reach bank needs an attention that learns for queries and "
                 f"keys: write attention: gated instead of {self.attention}"
+            )
+        if self.other_classes == "prototypes" and self.bank == "teacher_masked":
+            raise ValueError(
+                "other_classes: prototypes needs a bank of the site's labels: write "
+                "bank: instance or class_masked instead of teacher_masked"
             )
         if self.relation_heads > 1 and self.contrast != "relational":
             raise ValueError(

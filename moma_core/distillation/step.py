@@ -28,6 +28,7 @@ from moma_core.distillation.memory_bank import Keys, MemoryBank
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.distillation.soft_targets import SoftTargets
 from moma_core.distillation.terms.aligned_hint import AlignedHint
+from moma_core.distillation.terms.prototypes import prototype_loss
 from moma_core.errors import ConfigError
 from moma_core.models.ema import ema_update
 from moma_core.models.encoder import Encoder, Features
@@ -237,6 +238,9 @@ class MomaDistiller(Distiller):
         distillation = torch.zeros_like(contrastive)
         if self.soft_targets is not None:
             distillation = self.soft_targets(features, output, labels)
+        elif self.settings.other_classes == "prototypes":
+            nearest = prototype_loss(features.logits, key, self.bank.negatives())
+            distillation = self.settings.prototype_weight * nearest
         if self.hint is not None:
             hint = self.hint(features.embedding, output.embedding)
             contrastive = contrastive + self.settings.hint_weight * hint
