@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--freeze", action="store_true", help="write what tuning found")
     what.add_argument("--final", action="store_true", help="the table; reads unseen")
     what.add_argument(
+        "--headline", action="store_true", help="the default and its rivals, ten seeds"
+    )
+    what.add_argument(
         "--summary",
         nargs="?",
         const="final",
@@ -89,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(results: Results, options: argparse.Namespace) -> None:
-    lines = results.lines()
-    if options.summary == "final":
-        settings = read_frozen(options.results.with_name("frozen.json"))
-        table = FinalTable(options.seeds, settings.scales, settings.rates)
-        planned = {(trial.key, fingerprint(trial)) for trial in table.trials()}
+    lines, stage = results.lines(), options.summary
+    if stage in ("final", "headline"):
+        table = _table(options, options.results.with_name("frozen.json"))
+        wanted = table.trials() if stage == "final" else table.headline()
+        planned = {(trial.key, fingerprint(trial)) for trial in wanted}
         lines = [line for line in lines if (line["key"], line["settings"]) in planned]
         print(f"{len(lines)} of {len(planned)} trials are there", file=sys.stderr)
-    entries = summary(lines, options.summary)
+    entries = summary(lines, "final" if stage == "headline" else stage)
     tables = as_markdown(entries)
     if options.summary == "final":
         tables = f"{overview(entries)}\n\n{tables}"
@@ -121,8 +124,13 @@ def _planned(options: argparse.Namespace, frozen: Path) -> Iterable[Trial]:
         return trials.training_search()
     if options.tuning:
         return trials.tuning()
+    table = _table(options, frozen)
+    return table.headline() if options.headline else table.trials()
+
+
+def _table(options: argparse.Namespace, frozen: Path) -> FinalTable:
     settings = read_frozen(frozen)
-    return FinalTable(options.seeds, settings.scales, settings.rates).trials()
+    return FinalTable(options.seeds, settings.scales, settings.rates)
 
 
 if __name__ == "__main__":

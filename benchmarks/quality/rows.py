@@ -56,7 +56,8 @@ METHOD_ROWS = (
     PUBLISHED,
 )
 
-# The default itself: no attention, no head, relational, a bank that starts empty.
+# The default where teacher and site have the same classes, and its variants: no
+# attention, no head, relational, a bank that starts empty.
 ABLATION_ROWS = (
     _moma("attention-published", attention="published"),
     _moma("attention-shared", attention="shared"),
@@ -74,6 +75,9 @@ ABLATION_ROWS = (
     _moma("temperature-0.2", temperature=0.2),
     _moma("kl-temperature-2", kl_temperature=2.0),
 )
+
+# What ships where a teacher's classes are others.
+PROTOTYPES = _moma("prototypes", other_classes="prototypes")
 
 MOVING_ROWS = (
     Row("local-published", "moma", moving=Moving("published")),

@@ -12,7 +12,16 @@ from benchmarks.quality.statistics import Difference, holm, paired_difference
 from benchmarks.quality.trials import ROWS
 from moma_core.distillation.methods.names import need_of
 
-REFERENCES = ("ce", "kd", "moma", "online", "frozen-online", "alone-ce", "alone-moma")
+REFERENCES = (
+    "ce",
+    "kd",
+    "hint",
+    "moma",
+    "online",
+    "frozen-online",
+    "alone-ce",
+    "alone-moma",
+)
 _OF_VIEWS, _OF_MOVING, _OF_SITES = (
     {row.name for row in rows} for rows in (VIEW_ROWS, MOVING_ROWS, FEDERATION_ROWS)
 )
@@ -109,7 +118,7 @@ def references_of(row: str) -> tuple[str, ...]:
         return ("ce", "kd", "frozen-online")
     if row in _OF_SITES:
         return ("alone-ce", "alone-moma")
-    return ("ce", "kd", "moma")
+    return ("ce", "kd", "hint", "moma")
 
 
 def _classes(digits: str) -> np.ndarray:

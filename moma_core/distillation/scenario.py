@@ -20,7 +20,10 @@ from moma_core.teacher.card.card import TeacherCard
 ScenarioName = Literal["same", "relevant", "irrelevant"]
 
 _WITH_KL = "cross-entropy, contrast, and KL to the teacher's class probabilities"
-_WITHOUT_KL = "cross-entropy and contrast, no KL to the teacher's class probabilities"
+_WITHOUT_KL = (
+    "cross-entropy, contrast and distillation.other_classes, no KL to the teacher's "
+    "class probabilities"
+)
 _MOST_NAMED = 30
 
 

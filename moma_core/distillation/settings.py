@@ -116,7 +116,7 @@ class DistillationSettings(Section):
         default=0.999, ge=0, le=1, description="EMA decay of one step."
     )
     other_classes: OtherClasses = Field(
-        default="ignored",
+        default="prototypes",
         description="In the KL's place where the class sets differ. ignored: nothing, "
         "published; side_head: a layer beside the classifier learns the teacher's "
         "logits; prototypes: the classifier learns which class's centre in the memory "

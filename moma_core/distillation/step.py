@@ -239,7 +239,8 @@ class MomaDistiller(Distiller):
         if self.soft_targets is not None:
             distillation = self.soft_targets(features, output, labels)
         elif self.settings.other_classes == "prototypes":
-            nearest = prototype_loss(features.logits, key, self.bank.negatives())
+            bank, own = self.bank.negatives(), new_keys.features
+            nearest = prototype_loss(features.logits, own, bank)
             distillation = self.settings.prototype_weight * nearest
         if self.hint is not None:
             hint = self.hint(features.embedding, output.embedding)

@@ -244,11 +244,14 @@ def check_architecture(config: SiteConfig, card: TeacherCard) -> None:
 
 def _settings(config: SiteConfig, card: TeacherCard) -> DistillationSettings:
     """Returns the config's; zeros stand for outputs that the teacher withholds."""
-    changed = dict[str, object]()
+    changed, kind = dict[str, object](), config.distillation.other_classes
     if "embedding" not in card.outputs:
         changed["contrastive_weight"] = 0.0
+        if kind == "prototypes":
+            changed["other_classes"] = "ignored"
     if "logits" not in card.outputs:
-        changed["other_classes"] = "ignored"
+        if kind == "side_head":
+            changed["other_classes"] = "ignored"
         if config.distillation.bank == "teacher_masked":
             changed["bank"] = "instance"
     return config.distillation.model_copy(update=changed)

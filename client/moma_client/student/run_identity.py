@@ -74,9 +74,11 @@ def _cache_terms(job: StudentJob) -> list[object]:
 
 
 def _distillation(job: StudentJob) -> dict[str, object]:
-    """What the method is told; `fallback` counts where it decides the method."""
+    """What the method is told; a key counts where it decides what is trained."""
     chosen = job.config.distillation.without_added()
     chosen.pop("fallback", None)
+    if all(each.scenario.class_order is not None for each in job.teachers):
+        chosen["other_classes"] = "ignored"
     trained_as = job.trained_as
     return chosen if trained_as == job.method else chosen | {"trained_as": trained_as}
 

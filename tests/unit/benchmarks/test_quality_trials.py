@@ -45,6 +45,22 @@ def test_teacher_students_and_sites_share_no_patch(data: Path) -> None:
     assert np.isin(np.concatenate([teachers, pool]), source.index.rows(TRAIN)).all()
 
 
+def test_a_headline_has_ten_seeds_of_the_default_and_its_rivals() -> None:
+    planned = list(FinalTable(5, {"moma": 3.0}, {"ce": 0.01}).headline())
+
+    assert {trial.seed for trial in planned} == set(range(10))
+    rows = {
+        scenario: {trial.row for trial in planned if trial.scenario == scenario}
+        for scenario in ("same", "relevant")
+    }
+    assert rows["same"] == {"moma", "ce", "kd", "hint"}
+    assert rows["relevant"] == {*rows["same"], "prototypes"}
+    assert len(planned) == 10 * (4 + 5)
+    assert {trial.scale for trial in planned if trial.row == "prototypes"} == {3.0}
+    table = set(FinalTable(5, {"moma": 3.0}, {"ce": 0.01}).trials())
+    assert {trial for trial in planned if trial.seed < 5} <= table
+
+
 @pytest.mark.parametrize(
     ("federation", "sizes"),
     [

@@ -8,6 +8,7 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
+from moma_client.config.site import SiteConfig
 from moma_client.context import RunContext
 from moma_client.metrics import ClientMetrics
 from moma_client.student.launch import run_student
@@ -24,31 +25,30 @@ def card(tmp_path: Path) -> TeacherCard:
     return write_teacher(tmp_path / "teacher")
 
 
+def _losses(config: SiteConfig, card: TeacherCard, folder: Path) -> dict[str, float]:
+    registry = CollectorRegistry()
+    context = RunContext(config, threading.Event(), ClientMetrics(registry))
+    job = replace(student_job(config, card), folder=folder)
+    run_student(job, SiteCallback(context, None, "moma"))
+    return {
+        term: registry.get_sample_value("moma_client_loss", {"term": term}) or 0
+        for term in ("classification", "contrastive", "distillation", "total")
+    }
+
+
 def test_a_teacher_is_learned_from_as_far_as_it_tells(
     tmp_path: Path, card: TeacherCard
 ) -> None:
     config = local_config(tmp_path, teacher={"schedule": "frozen"})
-
-    def losses(*told: Output) -> dict[str, float]:
-        registry = CollectorRegistry()
-        metrics = ClientMetrics(registry)
-        job = student_job(config, replace(card, outputs=told))
-        job = replace(job, folder=tmp_path / "-".join(told))
-        run_student(
-            job,
-            SiteCallback(
-                RunContext(job.config, threading.Event(), metrics), None, "moma"
-            ),
-        )
-        return {
-            term: registry.get_sample_value("moma_client_loss", {"term": term}) or 0
-            for term in ("classification", "contrastive", "distillation", "total")
-        }
+    told: tuple[tuple[Output, ...], ...] = (
+        ("embedding", "logits"),
+        ("logits",),
+        ("embedding",),
+    )
 
     both, logits, embedding = (
-        losses("embedding", "logits"),
-        losses("logits"),
-        losses("embedding"),
+        _losses(config, replace(card, outputs=each), tmp_path / "-".join(each))
+        for each in told
     )
     assert both["total"] == pytest.approx(
         both["classification"] + both["contrastive"] + both["distillation"], rel=1e-4
@@ -58,6 +58,24 @@ def test_a_teacher_is_learned_from_as_far_as_it_tells(
     )
     assert embedding["distillation"] == 0
     assert embedding["contrastive"] > 0
+
+
+@pytest.mark.parametrize(
+    ("told", "is_learned"), [("embedding", True), ("logits", False)]
+)
+def test_class_centres_are_of_embeddings_and_need_no_logits(
+    tmp_path: Path, card: TeacherCard, told: Output, is_learned: bool
+) -> None:
+    config = local_config(
+        tmp_path,
+        teacher={"schedule": "frozen"},
+        distillation={"other_classes": "prototypes"},
+    )
+    other = replace(card, task="another", outputs=(told,))
+
+    found = _losses(config, other, tmp_path / "student")
+
+    assert (found["distillation"] > 0) == is_learned
 
 
 def test_a_method_is_refused_that_learns_from_what_is_withheld(

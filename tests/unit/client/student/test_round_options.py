@@ -5,6 +5,7 @@ import logging
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,18 +144,31 @@ def test_with_an_irrelevant_teacher_the_fallback_is_the_student_of_labels_alone(
     assert baseline.scenario == ""
 
 
-def test_a_fallback_is_another_run_and_elsewhere_it_is_none(
-    tmp_path: Path, card: TeacherCard
+@pytest.mark.parametrize(
+    ("key", "values", "where_it_decides"),
+    [
+        ("fallback", ("auto", "none"), {"organ": "prostate"}),
+        ("other_classes", ("ignored", "prototypes"), {"task": "another"}),
+    ],
+)
+def test_a_key_makes_another_run_where_it_decides_what_is_trained(
+    tmp_path: Path,
+    card: TeacherCard,
+    key: str,
+    values: tuple[str, str],
+    where_it_decides: dict[str, Any],
 ) -> None:
     source = open_source(local_config(tmp_path).data)
 
-    def digest(organ: str, fallback: str) -> str:
-        config = local_config(tmp_path, distillation={"fallback": fallback})
-        job = student_job(config, replace(card, organ=organ), FIRST)
-        return training_run(job, source).run
+    def digests(card: TeacherCard) -> set[str]:
+        configs = [local_config(tmp_path, distillation={key: each}) for each in values]
+        return {
+            training_run(student_job(config, card, FIRST), source).run
+            for config in configs
+        }
 
-    assert digest("colon", "auto") == digest("colon", "none")
-    assert digest("prostate", "auto") != digest("prostate", "none")
+    assert len(digests(card)) == 1
+    assert len(digests(replace(card, **where_it_decides))) == 2
 
 
 def test_moma_falls_back_unless_told_otherwise_and_the_published_method_does_not() -> (
