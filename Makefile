@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/moma-server demo --out $(OUT)
 
-# Hours: what was done is kept, the same command goes on. STAGE: quick, search, tuning, final.
+# Hours: what was done is kept, the same command goes on. STAGE: quick, search, tuning, final, headline.
 # The published rows are in RESULTS already: a run of one's own takes another file.
 STAGE  ?= final
 bench-quality: RESULTS ?= benchmarks/results/quality.csv

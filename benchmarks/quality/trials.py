@@ -30,7 +30,7 @@ from moma_core.training.settings import TrainingSettings
 Stage = Literal["search", "tuning", "final", "quick"]
 Student = Literal["imagenet", "scratch"]
 
-_OTHER_CLASSES: tuple[Scenario, ...] = ("relevant", "irrelevant", "stain")
+_OTHER_CLASSES: tuple[Scenario, ...] = ("relevant", "stain")
 SEARCH_SCENARIOS: tuple[Scenario, ...] = ("same", "relevant", "irrelevant")
 # Never those of the final table.
 SEARCH_SEEDS, SECOND_SEEDS = (100, 101), (102, 103)

@@ -21,7 +21,7 @@ class TeacherPlan(Section):
 
     kind: Literal["trained", "imagenet", "file"] = Field(
         description="trained: on a share of the training centre; imagenet: knows none "
-        "of it; file: somebody else's, whose tensors have timm's names."
+        "of it; file: somebody else's."
     )
     model: ModelSection = Field(description="Its network.")
     steps: int = Field(default=400, ge=1, description="trained: of its training.")
@@ -72,7 +72,7 @@ class Study(Section):
         default="groups",
         description="How teacher, site and validation part the training centre: by "
         "patient or slide; or by patch, where a class has too few of those. Where no "
-        "teacher is trained, site and validation have half each.",
+        "teacher is trained, its part is the others'.",
     )
     size_px: int = Field(ge=16, le=1024, description="Side of the views.")
     students: Mapping[str, ModelSection] = Field(

@@ -86,14 +86,16 @@ def _of_others(plan: TeacherPlan) -> Backbone:
 
 
 def read_network(network: Backbone, path: Path) -> None:
-    """Reads weights by the names that timm gives them, and not by this project's.
+    """Reads weights by the names that timm gives them, or by this project's.
 
     Raises:
         ConfigError: The file is missing, damaged, no safetensors, or of another model.
     """
     check_safetensors(path)
     try:
-        network.model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        is_ours = all(name.startswith("model.") for name in weights)
+        (network if is_ours else network.model).load_state_dict(weights)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot read weights {path}: {error}") from error
     except RuntimeError as error:  # names every tensor

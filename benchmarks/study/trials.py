@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from benchmarks.study.preset import Study
 from moma_core.distillation.methods.names import need_of
+from moma_core.distillation.settings import DistillationSettings
 
 StudyStage = Literal["noise", "tuning", "final"]
 
@@ -109,6 +110,8 @@ def final(study: Study, tuned: Mapping[str, Tuned]) -> Iterator[StudyTrial]:
 def study_fingerprint(study: Study, trial: StudyTrial) -> str:
     """Returns a digest of all that a trial's figures hang on, but where files lie."""
     chosen = study.model_dump(mode="json", exclude=_NO_PART)
+    if method_of(trial.row, study) == "moma":  # what ships may change
+        chosen["distillation"] = DistillationSettings().model_dump(mode="json")
     variant = study.variants.get(trial.row)
     chosen["variant"] = None if variant is None else variant.model_dump(mode="json")
     for name in ("methods", "rates", "scales"):

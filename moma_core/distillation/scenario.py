@@ -20,10 +20,7 @@ from moma_core.teacher.card.card import TeacherCard
 ScenarioName = Literal["same", "relevant", "irrelevant"]
 
 _WITH_KL = "cross-entropy, contrast, and KL to the teacher's class probabilities"
-_WITHOUT_KL = (
-    "cross-entropy, contrast and distillation.other_classes, no KL to the teacher's "
-    "class probabilities"
-)
+_WITHOUT_KL = "no KL to the teacher's class probabilities"
 _MOST_NAMED = 30
 
 
@@ -49,7 +46,8 @@ class Scenario:
     """A scenario with the reason for it, to be shown to the operator.
 
     Args:
-        name: Same: CE + InfoNCE + KL. Relevant and irrelevant: CE + InfoNCE.
+        name: Same: CE + contrast + KL. Relevant: class centres in the KL's place.
+            Irrelevant: CE alone, unless the config asks the teacher all the same.
         reason: One sentence.
         class_order: (C,) long, the teacher's logit of each of the site's classes, by
             name and never by position; None where the KL is off.

@@ -117,10 +117,13 @@ class DistillationSettings(Section):
     )
     other_classes: OtherClasses = Field(
         default="prototypes",
-        description="In the KL's place where the class sets differ. ignored: nothing, "
-        "published; side_head: a layer beside the classifier learns the teacher's "
-        "logits; prototypes: the classifier learns which class's centre in the memory "
-        "bank the teacher's key is nearest to. The site's labels make the centres.",
+        description="In the KL's place where the class sets differ, or the teacher "
+        "discloses no logits. ignored: nothing, published; side_head: a layer beside "
+        "the classifier learns the teacher's logits; prototypes: the classifier learns "
+        "which class's centre in the memory bank the teacher's key is nearest to. The "
+        "site's labels make the centres: "
+        "nothing with bank teacher_masked, bank_start random or attention published, "
+        "nor for an irrelevant teacher.",
     )
     prototype_weight: float = Field(
         default=3.0,
@@ -157,16 +160,24 @@ class DistillationSettings(Section):
                 f"attention_reach bank needs an attention that learns for queries and "
                 f"keys: write attention: gated instead of {self.attention}"
             )
-        if self.other_classes == "prototypes" and self.bank == "teacher_masked":
-            raise ValueError(
-                "other_classes: prototypes needs a bank of the site's labels: write "
-                "bank: instance or class_masked instead of teacher_masked"
-            )
         if self.relation_heads > 1 and self.contrast != "relational":
             raise ValueError(
                 f"relation_heads {self.relation_heads} needs contrast: relational"
             )
         return self
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether a teacher of other classes is learned from by class centres.
+
+        The bank must hold the site's classes, and keys of single patches alone.
+        """
+        return (
+            self.other_classes == "prototypes"
+            and self.bank != "teacher_masked"
+            and self.bank_start == "empty"
+            and self.attention != "published"
+        )
 
     @classmethod
     def published(cls) -> Self:

@@ -167,8 +167,8 @@ class MomaDistiller(Distiller):
         teacher_length: Length of the teacher's embedding.
         teacher_classes: Number of the teacher's logits.
         class_order: (C,) long, where the student's class c stands in the teacher's
-            logits; None where the class sets differ: the KL is off, or has a head of
-            its own.
+            logits; None where the class sets differ: `settings.other_classes` stands
+            in the KL's place.
     """
 
     distils = True
@@ -238,9 +238,9 @@ class MomaDistiller(Distiller):
         distillation = torch.zeros_like(contrastive)
         if self.soft_targets is not None:
             distillation = self.soft_targets(features, output, labels)
-        elif self.settings.other_classes == "prototypes":
+        elif self.settings.has_prototypes:
             bank, own = self.bank.negatives(), new_keys.features
-            nearest = prototype_loss(features.logits, own, bank)
+            nearest = prototype_loss(features.logits, own, labels, bank)
             distillation = self.settings.prototype_weight * nearest
         if self.hint is not None:
             hint = self.hint(features.embedding, output.embedding)

@@ -6,7 +6,7 @@ those of the very messages that would be sent.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -20,7 +20,12 @@ from moma_client.config.teacher import LocalTeacherSection, MomentumTeacherSecti
 from moma_client.egress.to_teacher import patches_to_wire, weights_to_wire
 from moma_client.reports.query_plan import QueryPlan
 from moma_client.student.checks import look_at_task
-from moma_client.student.factory import ema_terms, needs_teachers, scenario_of
+from moma_client.student.factory import (
+    ema_terms,
+    needs_teachers,
+    scenario_of,
+    trained_as,
+)
 from moma_client.teacher.connect import open_teacher
 from moma_client.teacher.local_teacher import read_local_card
 from moma_client.teacher.remote_teacher import PATCHES_PER_REQUEST, BudgetState
@@ -29,6 +34,7 @@ from moma_client.teacher.terms import look_at_derived_models
 from moma_core.data.patch import TRAIN, PatchIndex, PatchSource
 from moma_core.data.sources.factory import open_source
 from moma_core.distillation.methods.names import uses_outputs
+from moma_core.distillation.scenario import Scenario
 from moma_core.errors import (
     CertificateError,
     ConfigError,
@@ -89,12 +95,13 @@ def plan_queries(
         len(index.rows(TRAIN, labelled=True)),
         len(index.rows(TRAIN, labelled=False)),
         site=config.site,
+        epochs=epochs,
         steps_per_epoch=batch_plan(config, index).steps_per_epoch,
         findings=_of_task(config, source, terms.card),
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
-    counted = _counter(config, source, terms.card)
-    plan, groups = counted(config, index, terms.card, replace(plan, epochs=epochs))
+    scenarios = _scenario(config, source, terms.card)
+    plan, groups = _counted(config, index, terms.card, scenarios, plan)
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
 
@@ -118,19 +125,16 @@ def _local_plan(
     )
 
 
-def _counter(
+def _scenario(
     config: SiteConfig, source: PatchSource, card: TeacherCard | None
-) -> "_Counter":
-    """Returns what counts the queries: none where an irrelevant teacher has no part."""
-    if card is not None:
-        try:
-            scenario = scenario_of(config, card, source.class_names)
-        except ConfigError:
-            pass  # is among the findings
-        else:
-            if not needs_teachers(config, [scenario]):
-                return _nothing
-    return _kept if config.teacher.caches else _online
+) -> list[Scenario]:
+    """Returns the scenario, if it is known."""
+    if card is None:
+        return []
+    try:
+        return [scenario_of(config, card, source.class_names)]
+    except ConfigError:  # is among the findings
+        return []
 
 
 def _of_task(
@@ -160,12 +164,6 @@ class _Group(NamedTuple):
     patches: int
     session: bytes = b""
     is_whole: bool = False
-
-
-_Counter = Callable[
-    [SiteConfig, PatchIndex, TeacherCard | None, QueryPlan],
-    tuple[QueryPlan, Counter[_Group]],
-]
 
 
 class _Terms(NamedTuple):
@@ -226,6 +224,20 @@ def _with_rate(
     return replace(plan, patches_per_second=patches_per_second)
 
 
+def _counted(
+    config: SiteConfig,
+    index: PatchIndex,
+    card: TeacherCard | None,
+    scenarios: Sequence[Scenario],
+    plan: QueryPlan,
+) -> tuple[QueryPlan, Counter[_Group]]:
+    plan = replace(plan, falls_back=trained_as("moma", config, scenarios) != "moma")
+    if not needs_teachers(config, scenarios):
+        return replace(plan, disk_bytes=0), Counter()
+    counted = _kept if config.teacher.caches else _online
+    return counted(config, index, card, plan)
+
+
 def _kept(
     config: SiteConfig, index: PatchIndex, card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[_Group]]:
@@ -256,13 +268,6 @@ def _kept(
     return plan, Counter(map(_Group, missing))  # no request holds two views of a patch
 
 
-def _nothing(
-    _config: SiteConfig, _index: PatchIndex, _card: TeacherCard | None, plan: QueryPlan
-) -> tuple[QueryPlan, Counter[_Group]]:
-    plan = replace(plan, golden=0, disk_bytes=0, queries_nothing=True)
-    return plan, Counter()
-
-
 def _online(
     config: SiteConfig, index: PatchIndex, _card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[_Group]]:
@@ -273,7 +278,7 @@ def _online(
     groups = Counter(
         {_Group(n): devices * epochs * c for n, c in Counter(sizes).items()}
     )
-    if section.is_remote and section.is_updated:
+    if section.is_remote and section.is_updated and not plan.falls_back:
         groups = _momentum_groups(config, section, sizes * epochs)
         plan = replace(plan, syncs=len(sizes) * epochs // section.sync_every_steps)
     queried = sum(group.patches * count for group, count in groups.items())

@@ -9,8 +9,9 @@ from moma_client.config.site import SiteConfig
 from moma_client.reports.plan import plan_queries
 from moma_client.reports.query_plan import QueryPlan
 from moma_client.reports.teacher_probe import Probe, plan_probe, run_probe
-from moma_client.student.checks import look_at_data
+from moma_client.student.checks import look_at_data, look_at_fallback
 from moma_core.data.sources.factory import open_source
+from moma_core.distillation.scenario import Scenario
 from moma_core.federation.schedule import FEWEST_STEPS
 from moma_core.runtime.finding import Finding, refuse
 
@@ -46,6 +47,7 @@ def printed_plan(
         plan_queries(each, epochs=epochs, patches_per_second=patches_per_second)
         for each in config.each_teacher
     ]
+    found += _fallback(config, plans)
     if as_json:
         for each in probes:
             _logger.warning("probe: %s", each.notice)
@@ -71,6 +73,15 @@ def _lines(
     for plan in plans:
         for finding in plan.findings:
             yield from finding.lines()
+
+
+def _fallback(config: SiteConfig, plans: Sequence[QueryPlan]) -> list[Finding]:
+    """Returns whether all of several teachers are irrelevant; one plan says it."""
+    told = [finding.facts for plan in plans for finding in plan.findings]
+    names = [facts["scenario"] for facts in told if "scenario" in facts]
+    if not config.teachers or names != ["irrelevant"] * len(plans):
+        return []
+    return [*look_at_fallback(config, [Scenario("irrelevant", "", None)])]
 
 
 def _with_probes(
@@ -103,8 +114,9 @@ def plan_lines(plan: QueryPlan) -> Iterator[str]:
         return
     if plan.away:
         yield f"teacher      {plan.teacher} is away: {plan.away}"
-    if plan.queries_nothing:
-        yield "teacher      irrelevant to this task: it is asked nothing"
+    if plan.falls_back and not plan.answers:
+        reference = ", but for its reference patch, once" if plan.golden else ""
+        yield f"teacher      irrelevant: asked about no patch of this site{reference}"
         return
     if plan.mode == "bank":
         yield f"views        {plan.views} of each at most, {plan.answers} answers"

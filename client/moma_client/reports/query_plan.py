@@ -38,7 +38,7 @@ class QueryPlan:
         steps_per_epoch: Optimiser steps of one pass over the patches.
         fewest_epochs: Epochs that the steps need which a student needs at least, where
             each queries anew and the run's are not known; 0: the plan is of a run.
-        queries_nothing: Whether the labels alone teach, for an irrelevant teacher.
+        falls_back: Whether the labels alone teach moma, for an irrelevant teacher.
         findings: What is to be said of the site's task beside the teacher's, where
             its card is known.
     """
@@ -67,7 +67,7 @@ class QueryPlan:
     site: str = ""
     steps_per_epoch: int = 0
     fewest_epochs: int = 0
-    queries_nothing: bool = False
+    falls_back: bool = False
     findings: tuple[Finding, ...] = ()
 
     @property

@@ -10,7 +10,7 @@ from moma_client.cache.views import ViewSchedule
 from moma_client.context import RunContext
 from moma_client.reports.teacher_labels import look_at_cached_labels
 from moma_client.site.prefetch import CachePrefetch, fix_views
-from moma_client.student.checks import look_at_task
+from moma_client.student.checks import look_at_fallback, look_at_task
 from moma_client.student.factory import (
     SiteTeacher,
     check_students,
@@ -133,6 +133,9 @@ class RunTeachers:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"two of the teachers are called {name}")
+        scenarios = [teacher.known.scenario for teacher in found]
+        if len(found) > 1:  # of one it is said with its card
+            heed(look_at_fallback(context.config, scenarios), _logger)
         return cls(context, tuple(found))
 
     def of_round(self) -> tuple[SiteTeacher, ...]:

@@ -4,7 +4,7 @@
 it begins, what is a warning enters its log.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -30,6 +30,7 @@ from moma_core.data.patch import (
 )
 from moma_core.data.resolution import is_other_mpp, look_at_mpp, stated_mpp
 from moma_core.data.sources.factory import open_pictures
+from moma_core.distillation.scenario import Scenario
 from moma_core.errors import DataError
 from moma_core.evaluation.figures import class_keys
 from moma_core.federation.disclosure import figure_name
@@ -119,15 +120,7 @@ def look_at_task(
     """
     scenario = scenario_of(config, card, source.class_names)
     yield from scenario.findings()
-    if trained_as("moma", config, [scenario]) != "moma":
-        yield Finding(
-            "scenario",
-            "warning",
-            "with this irrelevant teacher moma learns from the labels alone, as ce "
-            "does, and asks nothing: students that an ImageNet teacher taught did "
-            "worse than that (docs/results.md); write distillation.fallback: none to "
-            "ask it all the same",
-        )
+    yield from look_at_fallback(config, [scenario])
     yield from _resolution(source, card)
     yield from _view_size(config, source, card)
     if card.views and config.views != card.views:
@@ -137,6 +130,21 @@ def look_at_task(
             f"changed; set views: {card.views}"
         )
         yield Finding("views", "warning", text)
+
+
+def look_at_fallback(
+    config: SiteConfig, scenarios: Sequence[Scenario]
+) -> Iterator[Finding]:
+    """Yields that no teacher teaches, where all of a site's are irrelevant."""
+    if trained_as("moma", config, scenarios) != "moma":
+        yield Finding(
+            "scenario",
+            "warning",
+            "where every teacher is irrelevant moma learns from the labels alone, as "
+            "ce does, and asks about no patch of this site: students that an ImageNet "
+            "teacher taught did worse than that (docs/results.md); write "
+            "distillation.fallback: none to ask all the same",
+        )
 
 
 def _steps(

@@ -100,7 +100,8 @@ def trained_as(
     method: Method, config: SiteConfig, scenarios: Sequence[Scenario]
 ) -> Method:
     """Returns what trains a student: `ce` for moma where the config falls back."""
-    is_irrelevant = all(each.name == "irrelevant" for each in scenarios)
+    names = {each.name for each in scenarios}
+    is_irrelevant = names == {"irrelevant"}
     falls_back = config.distillation.fallback == "auto" and is_irrelevant
     return "ce" if falls_back and method == "moma" else method
 
@@ -149,7 +150,7 @@ def _context(
     if need_of(method) in {"maps", "weights"} and not section.is_remote:
         encoder = load_network(card, section.weights_file)
     return DistillationContext(
-        settings=_settings(config, card),
+        settings=_settings(config, card, teacher.scenario),
         baseline_settings=config.baseline_settings,
         teacher_length=card.embedding_length,
         teacher_classes=len(card.class_names),
@@ -242,13 +243,25 @@ def check_architecture(config: SiteConfig, card: TeacherCard) -> None:
         )
 
 
-def _settings(config: SiteConfig, card: TeacherCard) -> DistillationSettings:
+def uses_prototypes(config: SiteConfig, card: TeacherCard, scenario: Scenario) -> bool:
+    """Whether moma learns from class centres: of a near teacher's embeddings."""
+    return (
+        config.distillation.has_prototypes
+        and scenario.class_order is None
+        and scenario.name != "irrelevant"
+        and "embedding" in card.outputs
+    )
+
+
+def _settings(
+    config: SiteConfig, card: TeacherCard, scenario: Scenario
+) -> DistillationSettings:
     """Returns the config's; zeros stand for outputs that the teacher withholds."""
     changed, kind = dict[str, object](), config.distillation.other_classes
+    if kind == "prototypes" and not uses_prototypes(config, card, scenario):
+        changed["other_classes"] = "ignored"
     if "embedding" not in card.outputs:
         changed["contrastive_weight"] = 0.0
-        if kind == "prototypes":
-            changed["other_classes"] = "ignored"
     if "logits" not in card.outputs:
         if kind == "side_head":
             changed["other_classes"] = "ignored"

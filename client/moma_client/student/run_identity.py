@@ -6,7 +6,12 @@ from dataclasses import asdict
 import numpy as np
 
 from moma_client.cache.views import ViewSchedule
-from moma_client.student.factory import SiteTeacher, StudentJob, needs_teachers
+from moma_client.student.factory import (
+    SiteTeacher,
+    StudentJob,
+    needs_teachers,
+    uses_prototypes,
+)
 from moma_core.data.patch import PatchIndex, PatchSource
 from moma_core.data.stain_normalisation import stain_target
 from moma_core.data.view_mask import ViewMask
@@ -74,12 +79,17 @@ def _cache_terms(job: StudentJob) -> list[object]:
 
 
 def _distillation(job: StudentJob) -> dict[str, object]:
-    """What the method is told; a key counts where it decides what is trained."""
+    """What the method is told; what has no part in this student is left out."""
     chosen = job.config.distillation.without_added()
     chosen.pop("fallback", None)
-    if all(each.scenario.class_order is not None for each in job.teachers):
-        chosen["other_classes"] = "ignored"
     trained_as = job.trained_as
+    has_prototypes = trained_as == "moma" and any(
+        uses_prototypes(each.config, each.card, each.scenario) for each in job.teachers
+    )
+    if not has_prototypes:
+        chosen.pop("prototype_weight", None)
+        if chosen["other_classes"] == "prototypes":
+            chosen["other_classes"] = "ignored"  # the default of the release before
     return chosen if trained_as == job.method else chosen | {"trained_as": trained_as}
 
 

@@ -9,26 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moma_core.data.patch import NO_LABEL
 from moma_core.distillation.memory_bank import Keys
 
 TEMPERATURE = 0.1
 """Of a key's similarity to the centres."""
 
 
-def prototype_loss(student_logits: Tensor, key: Tensor, bank: Keys) -> Tensor:
+def prototype_loss(
+    student_logits: Tensor, key: Tensor, labels: Tensor, bank: Keys
+) -> Tensor:
     """Returns the mean cross-entropy in nats to the classes of the nearest centres.
 
-    It is 0 while the bank holds no key of a labelled patch. Ours; the centres are the
-    prototypes of Snell et al. (https://arxiv.org/abs/1703.05175), refined once by keys
-    without a label as in Ren et al., section 3.1.1 (https://arxiv.org/abs/1803.00676).
+    It is 0 while the bank holds no key of a labelled patch, and for a row whose own
+    class has no key there yet. Ours; the centres are the prototypes of Snell et al.
+    (https://arxiv.org/abs/1703.05175), refined once by keys without a label as in Ren
+    et al., section 3.1.1 (https://arxiv.org/abs/1803.00676).
 
     Args:
         student_logits: (N, C), carries the gradient.
         key: (N, D), the teacher's, no gradient.
+        labels: (N,), class index, NO_LABEL where a patch has none.
         bank: K keys with the student's classes, NO_LABEL where a patch has none.
     """
-    target = prototype_classes(key, bank, student_logits.shape[1])
-    return -(target * F.log_softmax(student_logits, dim=1)).sum(dim=1).mean()
+    # in half precision a cosine over this temperature is off by tenths
+    with torch.autocast(key.device.type, enabled=False):
+        held = Keys(bank.features.float(), bank.classes)
+        target = prototype_classes(key.float(), held, student_logits.shape[1])
+    has_centre = torch.isin(labels, bank.classes) | (labels == NO_LABEL)
+    found = (target * F.log_softmax(student_logits, dim=1)).sum(dim=1)
+    return -(found * has_centre).mean()
 
 
 def prototype_classes(key: Tensor, bank: Keys, classes: int) -> Tensor:

@@ -197,6 +197,15 @@ def test_the_teacher_of_others_needs_no_patch_and_sees_pixels_as_it_was_made_for
     assert torch.equal(teacher.model.state_dict()[bias], kept[bias])
 
 
+def test_a_file_has_timms_names_or_ours(tmp_path: Path) -> None:
+    kept, path = Backbone(_TINY["architecture"], 2), tmp_path / "kept.safetensors"
+    for weights in (kept.state_dict(), kept.model.state_dict()):
+        save_file(weights, path)
+        found = Backbone(_TINY["architecture"], 2)
+        read_network(found, path)
+        assert torch.equal(found.classifier.weight, kept.classifier.weight)
+
+
 def test_a_file_of_another_network_is_a_sentence(tmp_path: Path) -> None:
     save_file({"head": torch.zeros(3)}, tmp_path / "other.safetensors")
 

@@ -1,10 +1,11 @@
 """Class centres in the memory bank, held against numpy, and what they are made of."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from moma_core.data.patch import NO_LABEL
@@ -20,6 +21,7 @@ from moma_core.models.backbone import Backbone
 from moma_core.teacher.protocol import TeacherOutput
 
 _CLASSES, _LENGTH = 3, 8
+_NO_LABELS = torch.full((6,), NO_LABEL)
 _Floats = NDArray[np.float64]
 
 
@@ -86,7 +88,7 @@ def test_the_loss_is_the_cross_entropy_to_them_and_moves_the_student_alone() -> 
     bank, key = _bank(), _key()
     logits = torch.randn(6, _CLASSES, requires_grad=True)
 
-    loss = prototype_loss(logits, key, bank)
+    loss = prototype_loss(logits, key, _NO_LABELS, bank)
     loss.backward()
 
     target = prototype_classes(key, bank, _CLASSES)
@@ -102,7 +104,7 @@ def test_without_a_label_in_the_bank_there_is_nothing_to_learn(held: int) -> Non
     bank = Keys(_bank().features[:held], torch.full((held,), NO_LABEL))
     logits = torch.randn(6, _CLASSES, requires_grad=True)
 
-    loss = prototype_loss(logits, _key(), bank)
+    loss = prototype_loss(logits, _key(), _NO_LABELS, bank)
     loss.backward()
 
     assert loss.item() == 0
@@ -155,7 +157,7 @@ def test_a_teacher_of_other_classes_gives_soft_targets_by_the_sites_labels() -> 
     bank = with_them.bank.negatives()
     assert bank.classes.tolist() == labels.tolist()
     logits = with_them.student(images).logits
-    expected = prototype_loss(logits, bank.features, bank)
+    expected = prototype_loss(logits, bank.features, labels, bank)
     assert second.distillation.item() == pytest.approx(3 * expected.item(), rel=1e-5)
     assert second.contrastive.item() == pytest.approx(steps[0][1].contrastive.item())
 
@@ -174,6 +176,36 @@ def test_a_teacher_of_the_same_classes_is_learned_from_by_its_logits() -> None:
     assert found[0] == found[1] > 0
 
 
-def test_centres_want_a_bank_of_the_sites_labels() -> None:
-    with pytest.raises(ValidationError, match="prototypes needs a bank of the site"):
-        DistillationSettings(other_classes="prototypes", bank="teacher_masked")
+def test_a_row_whose_own_class_has_no_key_yet_learns_no_other_one() -> None:
+    bank = _bank()
+    bank = Keys(bank.features, torch.where(bank.classes == 2, NO_LABEL, bank.classes))
+    logits = torch.randn(6, _CLASSES, requires_grad=True)
+    labels = torch.tensor([2, 2, 0, 1, NO_LABEL, NO_LABEL])
+
+    prototype_loss(logits, _key(), labels, bank).backward()
+
+    assert logits.grad is not None
+    assert logits.grad.abs().sum(dim=1).gt(0).tolist() == [False] * 2 + [True] * 4
+
+
+def test_under_autocast_centres_are_as_exact_as_without() -> None:
+    bank, key = _bank(), _key()
+    logits = torch.randn(6, _CLASSES)
+    expected = prototype_loss(logits, key, _NO_LABELS, bank)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = prototype_loss(logits, key, _NO_LABELS, bank)
+
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"bank": "teacher_masked"}, {"bank_start": "random"}, {"attention": "published"}],
+)
+def test_a_bank_without_the_sites_classes_or_of_mixtures_makes_no_centres(
+    changes: dict[str, Any],
+) -> None:
+    assert DistillationSettings().has_prototypes
+    assert not DistillationSettings(**changes).has_prototypes
+    assert not DistillationSettings.published().has_prototypes

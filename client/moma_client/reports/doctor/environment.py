@@ -12,7 +12,12 @@ from moma_client.cache.folder import CacheFolder
 from moma_client.config.site import SiteConfig
 from moma_client.identity.state_owner import check_owner
 from moma_client.reports.doctor.teacher import TeacherLook
-from moma_client.student.factory import check_students, make_backbone
+from moma_client.student.factory import (
+    check_students,
+    make_backbone,
+    needs_teachers,
+    scenario_of,
+)
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.errors import ConfigError
 from moma_core.models.backbone import needs_hub
@@ -167,7 +172,8 @@ def look_at_disk(
 
 def _cache_bytes(config: SiteConfig, source: PatchSource, card: TeacherCard) -> int:
     section = config.teacher
-    if not section.caches:
+    scenario = scenario_of(config, card, source.class_names)
+    if not section.caches or not needs_teachers(config, [scenario]):
         return 0
     rows = len(source.index.rows(TRAIN))
     identity = CacheFolder(config).identity(card)

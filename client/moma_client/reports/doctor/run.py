@@ -4,7 +4,7 @@ Nothing is sent but handshakes and requests for the teacher's card and the site'
 budget; with `--ask` the reference patch, which is one patch of the budget.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -24,10 +24,12 @@ from moma_client.reports.doctor.identity import (
 from moma_client.reports.doctor.network import look_at_coordinator, look_at_pages
 from moma_client.reports.doctor.teacher import TeacherLook
 from moma_client.student.checks import (
+    look_at_fallback,
     look_at_patches,
     look_at_pictures,
     look_at_task,
 )
+from moma_client.student.factory import scenario_of
 from moma_core.data.checks.pictures import SAMPLE
 from moma_core.data.patch import TRAIN, PatchSource
 from moma_core.data.sources.factory import open_source
@@ -75,8 +77,10 @@ def _examine(
     for teacher in teachers:
         found = _look_at_teacher(teacher, data, ask=ask)
         yield from _named(found, teacher) if config.teachers else found
-    yield from found_by("coordinator", lambda: look_at_coordinator(config))
     source = data.found
+    if config.teachers and source is not None:
+        yield from found_by("scenario", lambda: _fallback(config, source, teachers))
+    yield from found_by("coordinator", lambda: look_at_coordinator(config))
     yield from found_by("disk", lambda: look_at_disk(config, source, teachers))
     if source is not None:
         fetch = exit_error(seen) is None
@@ -101,6 +105,18 @@ def _look_at_teacher(
         yield from found_by(
             "scenario", lambda: look_at_task(teacher.config, source, card)
         )
+
+
+def _fallback(
+    config: SiteConfig, source: PatchSource, teachers: Sequence[TeacherLook]
+) -> Iterator[Finding]:
+    """Yields whether all of several teachers are irrelevant."""
+    classes = source.class_names
+    known = [
+        scenario_of(each.config, each.found, classes) for each in teachers if each.found
+    ]
+    if len(known) == len(teachers):
+        yield from look_at_fallback(config, known)
 
 
 def _named(findings: Iterator[Finding], teacher: TeacherLook) -> Iterator[Finding]:

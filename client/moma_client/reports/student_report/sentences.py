@@ -32,8 +32,8 @@ def trained(facts: ReportFacts) -> Iterator[str]:
     elif card.scenario:
         yield (
             f"The student {card.method} learned from these labels alone, as ce does: "
-            f"the scenario was {card.scenario}, and such a teacher is not asked "
-            f"(distillation.fallback)."
+            f"the scenario was {card.scenario}, and such a teacher is asked about no "
+            f"patch of the site (distillation.fallback)."
         )
     alone = [name for name, each in facts.students.items() if not each.card.teacher]
     if alone and card.teacher:

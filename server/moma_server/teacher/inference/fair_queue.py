@@ -141,7 +141,7 @@ class Sharing:
         if patches <= self._patches:  # of a long one, most is the patches' own time
             self._fastest_seconds = min(self._fastest_seconds or seconds, seconds)
         most = max(_SHARED_PASS_SECONDS, _OF_FASTEST * self._fastest_seconds)
-        self._patches = max(1, int(patches * most / max(seconds, _SHORTEST_SECONDS)))
+        self._patches = max(1, round(patches * most / max(seconds, _SHORTEST_SECONDS)))
 
     def share(self) -> int | None:
         """Returns the patches of one site in a pass; None: as many as fit."""

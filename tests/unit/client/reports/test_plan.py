@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,10 @@ from tests.support.site.cached_site import (
     VIEWS,
     WHOLE,
     CachedSite,
+    Quarters,
     teaching,
 )
+from tests.support.site.reference_patch_site import GOLDEN_CARD
 from tests.support.site.tiny_site import local_config, write_teacher
 
 DRAWN = 10 * 16 + 12  # rows of the steps of an epoch
@@ -226,37 +229,67 @@ def test_a_teacher_on_this_disk_is_asked_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_an_irrelevant_teacher_is_asked_nothing_but_for_a_baseline(
+IRRELEVANT: dict[str, Any] = {
+    "task": {"organ": "prostate", "task": "grades"},
+    "distillation": {"fallback": "auto"},
+}
+
+
+def test_an_irrelevant_teacher_is_asked_its_reference_patch_but_for_a_baseline(
     tmp_path: Path, pki: Pki
 ) -> None:
-    irrelevant = {"organ": "prostate", "task": "grades"}
-    falls_back = {"fallback": "auto"}
-    with teaching(tmp_path / "teacher", pki) as served:
+    told = IRRELEVANT | {"distillation": {"fallback": "none"}}
+    cases = {
+        "alone": IRRELEVANT,
+        "kd": IRRELEVANT | {"baselines": ["kd"]},
+        "told": told,
+    }
+    backend = Quarters(GOLDEN_CARD)
+    with teaching(tmp_path / "teacher", pki, backend=backend) as served:
         alone, with_kd, told_to_ask = (
-            _plan(
-                CachedSite(
-                    tmp_path / name,
-                    pki,
-                    served.port,
-                    task=irrelevant,
-                    distillation=distillation,
-                    baselines=baselines,
-                )
-            )
-            for name, distillation, baselines in (
-                ("alone", falls_back, []),
-                ("with-kd", falls_back, ["kd"]),
-                ("told", {"fallback": "none"}, []),
-            )
+            _plan(CachedSite(tmp_path / name, pki, served.port, **sections))
+            for name, sections in cases.items()
         )
 
-    assert (alone.queries, alone.golden, alone.requests, alone.sent_bytes) == (0,) * 4
+    assert (alone.queries, alone.golden, alone.requests, alone.sent_bytes) == (
+        0,
+        1,
+        0,
+        0,
+    )
+    assert (alone.falls_back, with_kd.falls_back, told_to_ask.falls_back) == (
+        *(True, True),
+        False,
+    )
     assert list(plan_lines(alone))[1:] == [
-        "teacher      irrelevant to this task: it is asked nothing"
+        "teacher      irrelevant: asked about no patch of this site, but for its "
+        "reference patch, once"
     ]
     warned = " ".join(each.text for each in alone.findings if each.state == "warning")
-    assert "write distillation.fallback: none to ask it all the same" in warned
+    assert "write distillation.fallback: none to ask all the same" in warned
     assert with_kd.queries == told_to_ask.queries == VIEWS * PATCHES
+
+
+def test_of_several_irrelevant_teachers_the_plan_says_that_none_teaches(
+    tmp_path: Path, pki: Pki, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = CachedSite(tmp_path / "site", pki, CLOSED_PORT, **IRRELEVANT)
+    write_teacher(tmp_path / "site" / "teacher")
+    one = {
+        "mode": "local",
+        "schedule": "frozen",
+        "card": "teacher/card.json",
+        "weights_file": "teacher/weights.safetensors",
+    }
+    site.values |= {"teachers": [one, one]}
+    del site.values["teacher"]
+    site.write_config()
+
+    status = main(["plan", "--site", str(site.path)])
+
+    told = capsys.readouterr().out
+    assert status == 0
+    assert told.count("where every teacher is irrelevant moma learns from the lab") == 1
 
 
 def test_a_licence_that_forbids_students_is_told_before_anything_is_asked(

@@ -86,3 +86,21 @@ def test_the_weights_of_a_sync_are_those_of_the_whole_student(
     assert plan.weights_bytes / STEPS == pytest.approx(
         len(weights_to_bytes(tensors)), abs=2 * SEALING_BYTES
     )
+
+
+@pytest.mark.parametrize(("baselines", "queries"), [([], 0), (["kd"], PATCHES)])
+def test_an_irrelevant_teacher_is_sent_no_weights(
+    tmp_path: Path, pki: Pki, baselines: list[str], queries: int
+) -> None:
+    card = write_teacher(tmp_path / "teacher")
+    backend = served_teacher(tmp_path / "teacher", card)
+    sections = {
+        "baselines": baselines,
+        "task": {"organ": "prostate"},
+        "distillation": {"fallback": "auto"},
+    }
+    with running(tmp_path / "served", pki, backend, momentum=FREELY) as served:
+        config = momentum_config(tmp_path / "site", pki, served.port, sections=sections)
+        plan = plan_queries(config, epochs=1, patches_per_second=None)
+
+    assert (plan.queries, plan.syncs, plan.weights_bytes) == (queries, 0, 0)

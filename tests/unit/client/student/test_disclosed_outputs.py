@@ -69,13 +69,19 @@ def test_class_centres_are_of_embeddings_and_need_no_logits(
     config = local_config(
         tmp_path,
         teacher={"schedule": "frozen"},
-        distillation={"other_classes": "prototypes"},
+        distillation={
+            "other_classes": "prototypes",
+            "attention": "none",
+            "bank_start": "empty",
+        },
     )
     other = replace(card, task="another", outputs=(told,))
 
     found = _losses(config, other, tmp_path / "student")
+    irrelevant = _losses(config, replace(other, organ="prostate"), tmp_path / "other")
 
     assert (found["distillation"] > 0) == is_learned
+    assert irrelevant["distillation"] == 0
 
 
 def test_a_method_is_refused_that_learns_from_what_is_withheld(

@@ -27,6 +27,7 @@ from moma_client.student.round import SiteCallback
 from moma_client.student.run_identity import training_run
 from moma_core.data.sources.demo_tissue import CLASS_NAMES
 from moma_core.data.sources.factory import open_source
+from moma_core.distillation.methods.names import Method
 from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError
 from moma_core.federation.task import Masking
@@ -144,31 +145,54 @@ def test_with_an_irrelevant_teacher_the_fallback_is_the_student_of_labels_alone(
     assert baseline.scenario == ""
 
 
+_PLAIN = {"attention": "none", "bank_start": "empty"}
+
+
 @pytest.mark.parametrize(
     ("key", "values", "where_it_decides"),
     [
         ("fallback", ("auto", "none"), {"organ": "prostate"}),
         ("other_classes", ("ignored", "prototypes"), {"task": "another"}),
+        ("prototype_weight", (1.0, 3.0), {"task": "another"}),
     ],
 )
 def test_a_key_makes_another_run_where_it_decides_what_is_trained(
     tmp_path: Path,
     card: TeacherCard,
     key: str,
-    values: tuple[str, str],
+    values: tuple[object, object],
     where_it_decides: dict[str, Any],
 ) -> None:
     source = open_source(local_config(tmp_path).data)
+    configs = [
+        local_config(
+            tmp_path, distillation=_PLAIN | {"other_classes": "prototypes", key: value}
+        )
+        for value in values
+    ]
 
-    def digests(card: TeacherCard) -> set[str]:
-        configs = [local_config(tmp_path, distillation={key: each}) for each in values]
-        return {
-            training_run(student_job(config, card, FIRST), source).run
-            for config in configs
-        }
+    def digests(card: TeacherCard, method: Method = "moma") -> int:
+        jobs = [student_job(config, card, FIRST, method=method) for config in configs]
+        return len({training_run(job, source).run for job in jobs})
 
-    assert len(digests(card)) == 1
-    assert len(digests(replace(card, **where_it_decides))) == 2
+    elsewhere = replace(card, **where_it_decides)
+    assert (digests(card), digests(elsewhere)) == (1, 2)
+    assert digests(elsewhere, "ce") == 1
+
+
+def test_a_release_that_adds_centres_leaves_the_digest_of_other_runs(
+    tmp_path: Path, card: TeacherCard
+) -> None:
+    """What a site of the same classes trained on before, it trains on now."""
+    source = open_source(local_config(tmp_path).data)
+
+    def digest(other_classes: str) -> str:
+        chosen = _PLAIN | {"other_classes": other_classes}
+        config = local_config(tmp_path, distillation=chosen)
+        return training_run(student_job(config, card, FIRST), source).run
+
+    assert digest("prototypes") == digest("ignored")
+    assert digest("side_head") != digest("ignored")
 
 
 def test_moma_falls_back_unless_told_otherwise_and_the_published_method_does_not() -> (

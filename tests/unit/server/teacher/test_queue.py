@@ -260,7 +260,7 @@ def test_who_asks_alone_has_whole_passes() -> None:
     sharing.note(job("a", patches=256))
 
     assert (alone, sharing.share()) == (None, None)
-    assert shared == 2  # in 5 ms, at 2 ms a patch
+    assert shared == 3  # in 5 ms, at nearly 2 ms a patch
 
 
 def test_sites_with_queries_of_one_size_have_them_whole() -> None:
