@@ -100,8 +100,7 @@ def plan_queries(
         findings=_of_task(config, source, terms.card),
     )
     plan = _with_rate(config, _with_terms(plan, terms), patches_per_second)
-    scenarios = _scenario(config, source, terms.card)
-    plan, groups = _counted(config, index, terms.card, scenarios, plan)
+    plan, groups = _counted(config, source, terms.card, plan)
     return _with_syncs(config, source, terms, _with_messages(plan, terms, groups))
 
 
@@ -225,17 +224,14 @@ def _with_rate(
 
 
 def _counted(
-    config: SiteConfig,
-    index: PatchIndex,
-    card: TeacherCard | None,
-    scenarios: Sequence[Scenario],
-    plan: QueryPlan,
+    config: SiteConfig, source: PatchSource, card: TeacherCard | None, plan: QueryPlan
 ) -> tuple[QueryPlan, Counter[_Group]]:
+    scenarios = _scenario(config, source, card)
     plan = replace(plan, falls_back=trained_as("moma", config, scenarios) != "moma")
     if not needs_teachers(config, scenarios):
         return replace(plan, disk_bytes=0), Counter()
     counted = _kept if config.teacher.caches else _online
-    return counted(config, index, card, plan)
+    return counted(config, source.index, card, plan)
 
 
 def _kept(

@@ -77,8 +77,8 @@ def _lines(
 
 def _fallback(config: SiteConfig, plans: Sequence[QueryPlan]) -> list[Finding]:
     """Returns whether all of several teachers are irrelevant; one plan says it."""
-    told = [finding.facts for plan in plans for finding in plan.findings]
-    names = [facts["scenario"] for facts in told if "scenario" in facts]
+    known = [finding.facts for plan in plans for finding in plan.findings]
+    names = [facts["scenario"] for facts in known if "scenario" in facts]
     if not config.teachers or names != ["irrelevant"] * len(plans):
         return []
     return [*look_at_fallback(config, [Scenario("irrelevant", "", None)])]
