@@ -121,9 +121,8 @@ class DistillationSettings(Section):
         "discloses no logits. ignored: nothing, published; side_head: a layer beside "
         "the classifier learns the teacher's logits; prototypes: the classifier learns "
         "which class's centre in the memory bank the teacher's key is nearest to. The "
-        "site's labels make the centres: "
-        "nothing with bank teacher_masked, bank_start random or attention published, "
-        "nor for an irrelevant teacher.",
+        "site's labels make the centres. Like ignored with bank teacher_masked, "
+        "bank_start random or attention published, and for an irrelevant teacher.",
     )
     prototype_weight: float = Field(
         default=3.0,

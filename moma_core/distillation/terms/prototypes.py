@@ -32,7 +32,7 @@ def prototype_loss(
         labels: (N,), class index, NO_LABEL where a patch has none.
         bank: K keys with the student's classes, NO_LABEL where a patch has none.
     """
-    # in half precision a cosine over this temperature is off by tenths
+    # half precision rounds a cosine, and the temperature makes that ten times as much
     with torch.autocast(key.device.type, enabled=False):
         held = Keys(bank.features.float(), bank.classes)
         target = prototype_classes(key.float(), held, student_logits.shape[1])
