@@ -62,7 +62,8 @@ def distill(
 ) -> Encoder:
     """Trains a student on the training split of a source, and returns it.
 
-    The KL on logits applies where teacher and source have classes of the same names.
+    The KL on logits applies where teacher and source have classes of the same names,
+    elsewhere the memory bank's class centres.
 
     Args:
         teacher: Answers every view of every step; None for methods without one (`ce`);

@@ -146,22 +146,24 @@ def test_the_same_seed_gives_the_same_student(source: PatchSource) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_logits_teach_where_the_class_names_are_the_same(source: PatchSource) -> None:
-    terms: dict[bool, float] = {}
-    for known in (True, False):
-        names = source.class_names if known else ("other", "classes", "are", "there")
+def test_logits_teach_where_the_class_names_are_the_same_and_else_class_centres(
+    source: PatchSource,
+) -> None:
+    def last_term(names: tuple[str, ...], **changes: Any) -> float:
+        found: list[float] = []
         distill(
             FrozenTeacher.of(_network(), names),
             source,
             _network(),
-            on_step=lambda step, of, losses, known=known: terms.update(
-                {known: float(losses.distillation)}
-            ),
-            **TINY,
+            on_step=lambda step, of, losses: found.append(float(losses.distillation)),
+            **TINY | {"settings": TINY["settings"].model_copy(update=changes)},
         )
+        return found[-1]
 
-    assert terms[True] > 0
-    assert terms[False] == 0
+    others = ("other", "classes", "are", "there")
+    assert last_term(source.class_names, other_classes="ignored") > 0
+    assert last_term(others, other_classes="ignored") == 0
+    assert last_term(others) > 0
 
 
 def test_a_teacher_that_moves_follows_the_student(source: PatchSource) -> None:
