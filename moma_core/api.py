@@ -62,8 +62,7 @@ def distill(
 ) -> Encoder:
     """Trains a student on the training split of a source, and returns it.
 
-    The KL on logits applies where teacher and source have classes of the same names,
-    elsewhere the memory bank's class centres.
+    Classes of the same names are learned by the KL on logits, others by class centres.
 
     Args:
         teacher: Answers every view of every step; None for methods without one (`ce`);
