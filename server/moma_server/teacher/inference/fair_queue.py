@@ -1,24 +1,31 @@
 """The queries that wait for the model: in turn between sites, each with its share.
 
-Where several sites ask, none has more of a pass than a share, so that a query of one
-patch does not wait for hundreds of another site's: a larger query comes in parts. Where
-the queue is full, who waits with less than others gets in, in the place of the newest
-query of whoever waits with the most.
+Where several sites ask, a pass of the model is short, so that a query of one patch does
+not wait for hundreds of another site's: a larger query comes in parts. The site whose
+turn is longest ago is served next, also if it asks seldom. Where the queue is full, who
+waits with less than others gets in, in the place of the newest query of whoever waits
+with the most.
 """
 
 import asyncio
+import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import count
 from typing import NamedTuple
 
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.inference.backend import Model, ModelOutput
 
-_SHARED_PASS_SECONDS = 0.005  # of a pass, at least, where sites share the model
-_OF_FASTEST = 2  # so much longer than the fastest pass it may be: short ones cost more
+_SHARED_PASS_SECONDS = 0.0025  # of a pass, at least, where sites share the model
+_OF_FASTEST = 2  # so much longer than the fastest pass it may be
+_WORTH = 1.5  # times quicker a patch must be in a long pass, for that to be worth it
+_ABOUT = 1.25  # times as long is about as fast
+_LOOK_EVERY = 16  # passes a short one comes between long ones, to see what it costs
+_TRIED_PATCHES = 8  # of a pass, until which it is not known what longer ones are worth
 _ACTIVE_SECONDS = 5.0  # so long after its query a site counts as one that asks
 _SHORTEST_SECONDS = 1e-6
 
@@ -62,10 +69,16 @@ class Job:
         is_teachers = self.model is None and other.model is None
         return is_teachers and self.pixels.dtype == other.pixels.dtype
 
-    def next_patches(self, share: int | None) -> int:
-        """Returns the size of the next part; a copy's output depends on all of it."""
+    def next_patches(self, share: int | None, room: int) -> int:
+        """Returns the size of the next part; a copy's output depends on all of it.
+
+        Args:
+            share: Patches of a batch, of which a larger job is parted. None: none is.
+            room: What is left of the batch.
+        """
         left = len(self.pixels) - self.taken
-        return left if share is None or self.model is not None else min(left, share)
+        is_parted = share is not None and left > share and self.model is None
+        return min(left, room) if is_parted else left
 
     def fail(self, error: BaseException) -> None:
         """Ends the job without an output; it then counts as not worked for."""
@@ -116,11 +129,13 @@ class QueueBounds:
 
 
 class Sharing:
-    """How much of a pass one site may have, so that a small query waits for little.
+    """How many patches a pass may have where sites share the model.
 
-    What is bounded is a pass's time: to some milliseconds, or twice the fastest pass,
-    since shorter ones would cost the model more than they save. A site that asks alone
-    has whole passes; so have sites whose queries are of one size.
+    So that a small query waits for little, a pass is to take a few milliseconds, or
+    twice the fastest pass where longer ones do more for the time: noise makes a pass
+    longer and never shorter, so what counts is the least that was seen. No pass is
+    smaller than the smallest query of those who ask. A site that asks alone has whole
+    passes.
 
     Args:
         clock: Returns seconds, and never goes back.
@@ -129,8 +144,11 @@ class Sharing:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._requested: dict[str, tuple[float, int]] = {}
-        self._fastest_seconds = 0.0  # none yet
-        self._patches = 1  # that fit the time
+        self._fastest_seconds = math.inf
+        self._of_fastest = 0  # patches
+        self._seconds_per_patch = math.inf
+        self._largest = self._passes = 0
+        self._patches = 1
 
     def note(self, job: Job) -> None:
         """Remembers who asks, and for how much at once."""
@@ -138,13 +156,25 @@ class Sharing:
 
     def learn(self, patches: int, seconds: float) -> None:
         """Takes a pass of the model into account."""
-        if patches <= self._patches:  # of a long one, most is the patches' own time
-            self._fastest_seconds = min(self._fastest_seconds or seconds, seconds)
-        most = max(_SHARED_PASS_SECONDS, _OF_FASTEST * self._fastest_seconds)
-        self._patches = max(1, round(patches * most / max(seconds, _SHORTEST_SECONDS)))
+        seconds = max(seconds, _SHORTEST_SECONDS)
+        about = _ABOUT if patches < self._of_fastest else 1
+        if seconds < about * self._fastest_seconds:
+            self._fastest_seconds, self._of_fastest = seconds, patches
+        self._seconds_per_patch = min(self._seconds_per_patch, seconds / patches)
+        self._largest = max(self._largest, patches)
+        if self._largest < _TRIED_PATCHES:
+            self._patches = 2 * self._largest
+            return
+        self._passes += 1
+        most = _SHARED_PASS_SECONDS
+        of_short = self._fastest_seconds / self._of_fastest
+        is_looked_at = not self._passes % _LOOK_EVERY
+        if of_short > _WORTH * self._seconds_per_patch and not is_looked_at:
+            most = max(most, _OF_FASTEST * self._fastest_seconds)
+        self._patches = max(1, round(most / self._seconds_per_patch))
 
     def share(self) -> int | None:
-        """Returns the patches of one site in a pass; None: as many as fit."""
+        """Returns the patches of a pass; None: as many as fit."""
         since = self._clock() - _ACTIVE_SECONDS
         self._requested = {
             site: (at, patches)
@@ -170,7 +200,9 @@ class FairQueue:
     ) -> None:
         self._bounds = bounds
         self._on_drop = on_drop
-        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()  # next site first
+        self._queues: dict[str, deque[Job]] = {}
+        self._numbers = count(1)
+        self._turns: dict[str, int] = {}  # when each site was last served
         self._requests = 0
         self._bytes = 0
         self._patches = 0
@@ -224,38 +256,31 @@ class FairQueue:
 
         Args:
             max_patches: Patches of the batch; a first job that is larger comes alone.
-            share: Patches of one site in it; a larger job comes in parts. None: as many
-                as fit.
+            share: Patches of the batch where several sites ask; of a larger job comes
+                what has room. None: jobs come whole.
         """
         batch: list[Part] = []
-        given, room = Counter[str](), max_patches
-        while (site := self._next(given, share)) is not None:
-            job = self._queues[site][0]
-            size = job.next_patches(share)
-            fits = size <= room and (not batch or job.may_join(batch[0].job))
-            if batch and not fits:
+        room = max_patches if share is None else min(max_patches, share)
+        while self._queues and (room > 0 or not batch):
+            job = self._queues[self._next()][0]
+            size = job.next_patches(share, room)
+            if batch and (size > room or not job.may_join(batch[0].job)):
                 break
             batch.append(Part(job, job.taken, job.taken + size))
             room -= size
-            given[site] += size
             self._take(job, size)
-            if site in self._queues:
-                self._queues.move_to_end(site)
+            self._turns[job.site] = next(self._numbers)
         return batch
+
+    def _next(self) -> str:
+        """Returns the site whose turn is longest ago, also if it just came back."""
+        return min(self._queues, key=lambda site: self._turns.get(site, 0))
 
     def discard(self, job: Job) -> None:
         """Removes a job, if it waits or a part of it does."""
         line = self._queues.get(job.site, deque())
         if job in line:
             self._take(job, len(job.pixels) - job.taken)
-
-    def _next(self, given: Counter[str], share: int | None) -> str | None:
-        """Returns the next site in turn that has room in its share of a batch."""
-        for site, line in self._queues.items():
-            size = given[site] + line[0].next_patches(share)
-            if share is None or not given[site] or size <= share:
-                return site
-        return None
 
     def _take(self, job: Job, size: int) -> None:
         """Takes patches of a job out, and the job with its last one."""
