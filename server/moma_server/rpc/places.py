@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _SHORTEST_REST_SECONDS = 0.02  # a small request costs more than its thread's time
 _LONGEST_REST_SECONDS = 2.0  # a refusal is said after it, also by a server that stops
+_OF_EXCESS = 3  # times: a large request is received and answered outside its place, too
 _ALIKE = 2  # times as much work is of the same kind
 _ACTIVE_SECONDS = 5.0  # so long after its request a site counts as one that asks
 
@@ -152,7 +153,7 @@ class SitePlaces:
             lock.release()
 
     def _rest_seconds(self, site: str, worked_seconds: float) -> float:
-        """Returns how much longer a site worked than who worked least beside it.
+        """Returns three times how much longer it worked than who did least beside it.
 
         None where that is like its own: times differ, and sites of one kind share.
         """
@@ -160,7 +161,7 @@ class SitePlaces:
         least = min(others, default=worked_seconds)
         if worked_seconds <= _ALIKE * least:
             return 0.0
-        return min(worked_seconds - least, _LONGEST_REST_SECONDS)
+        return min(_OF_EXCESS * (worked_seconds - least), _LONGEST_REST_SECONDS)
 
 
 class SiteBytes:

@@ -179,7 +179,7 @@ def _rests(
     return rests
 
 
-def test_a_site_rests_for_what_it_works_longer_than_who_works_least_beside_it(
+def test_a_site_rests_three_times_as_long_as_it_works_more_than_who_works_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = [
@@ -194,7 +194,7 @@ def test_a_site_rests_for_what_it_works_longer_than_who_works_least_beside_it(
 
     rests = _rests(monkeypatch, asked)
 
-    assert rests == [0.0, 0.0, 0.1875, 0.0, 0.0, 0.0, 0.125]
+    assert rests == [0.0, 0.0, 3 * 0.1875, 0.0, 0.0, 0.0, 3 * 0.125]
 
 
 def test_sites_whose_requests_are_as_much_work_rest_not_at_all(
@@ -278,7 +278,7 @@ def test_work_that_was_given_up_is_rested_for_to_its_end() -> None:
         async with places.take("site-a") as place:
             place.leave(is_charged=True)
 
-        work = HeldWork(partial(clock.pass_by, 1.0))
+        work = HeldWork(partial(clock.pass_by, 0.5))
         await work.given_up(places)
 
         def rest(seconds: float, release: Callable[[], None]) -> None:
@@ -295,7 +295,7 @@ def test_work_that_was_given_up_is_rested_for_to_its_end() -> None:
 
     asyncio.run(asyncio.wait_for(scenario(), WAIT_SECONDS))
 
-    assert rests == [1.0]
+    assert rests == [1.5]
 
 
 def test_who_takes_places_more_often_than_allowed_waits_and_no_other_does(
