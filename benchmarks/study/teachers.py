@@ -1,14 +1,13 @@
 """The teachers of a study: trained once a seed and kept, or read from a file."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.quality.tissue import Relabelled
 from benchmarks.quality.training import Course, Share, train
@@ -37,26 +36,6 @@ def order_of(plan: TeacherPlan, classes: tuple[str, ...]) -> Tensor | None:
     if plan.kind == "file":
         return class_order(classes, plan.class_names, {})
     return torch.arange(len(classes))
-
-
-class CoarseClassifier(nn.Module):
-    """What a classifier says of coarser classes: logits of their summed probabilities.
-
-    Args:
-        fine: The classifier of the finer ones.
-        groups: Of each coarse class, where its finer ones stand in those logits.
-    """
-
-    def __init__(self, fine: nn.Module, groups: Sequence[Sequence[int]]) -> None:
-        super().__init__()
-        self.fine = fine
-        self.groups = [list(group) for group in groups]
-        self.out_features = len(groups)
-
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Returns (N, coarse classes) for (N, D)."""
-        fine = self.fine(embedding)
-        return torch.stack([fine[:, g].logsumexp(1) for g in self.groups], 1)
 
 
 def make_teacher(
@@ -103,9 +82,6 @@ def _of_others(plan: TeacherPlan) -> Backbone:
     read_network(teacher, plan.model.weights_file)
     own = {"mean": plan.mean or teacher.mean, "std": plan.std or teacher.std}
     teacher.model.pretrained_cfg = {**teacher.model.pretrained_cfg, **own}
-    if plan.merged:
-        places = [[plan.class_names.index(n) for n in g] for g in plan.merged.values()]
-        teacher.model.classifier = CoarseClassifier(teacher.classifier, places)
     return teacher
 
 
