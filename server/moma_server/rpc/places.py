@@ -153,15 +153,14 @@ class SitePlaces:
             lock.release()
 
     def _rest_seconds(self, site: str, worked_seconds: float) -> float:
-        """Returns three times how much longer it worked than who did least beside it.
+        """Returns three times what it worked beyond twice the least beside it.
 
-        None where that is like its own: times differ, and sites of one kind share.
+        Up to twice is no excess: times differ, and sites of one kind share.
         """
         others = [each for name, (_, each) in self._worked.items() if name != site]
         least = min(others, default=worked_seconds)
-        if worked_seconds <= _ALIKE * least:
-            return 0.0
-        return min(_OF_EXCESS * (worked_seconds - least), _LONGEST_REST_SECONDS)
+        excess = max(0.0, worked_seconds - _ALIKE * least)
+        return min(_OF_EXCESS * excess, _LONGEST_REST_SECONDS)
 
 
 class SiteBytes:

@@ -22,8 +22,8 @@ from moma_server.teacher.inference.fair_queue import (
     Job,
     JobState,
     Part,
+    PassSize,
     QueueBounds,
-    Sharing,
 )
 
 ResultT = TypeVar("ResultT")
@@ -61,7 +61,7 @@ class Batcher:
         self._wake = asyncio.Event()
         self._closing = False
         self._seconds_per_patch = 0.0
-        self._sharing = Sharing()
+        self._size = PassSize(max_batch_patches)
         self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -77,10 +77,10 @@ class Batcher:
             TeacherBusyError: The queue is full.
             TeacherUnavailableError: The server stops.
         """
-        self._sharing.note(job)
         if self._closing:
             job.fail(TeacherUnavailableError("the teacher is shutting down"))
         elif self._queue.push(job):
+            self._size.note(self._queue.sizes())
             self._wake.set()
         else:
             self._refuse(job)
@@ -123,8 +123,8 @@ class Batcher:
     async def _work(self) -> None:
         while self._queue or not self._closing:
             if self._queue:
-                share = self._sharing.share()
-                await self._serve(self._queue.take(self._max_batch_patches, share))
+                shared = self._size.patches(self._queue.sizes())
+                await self._serve(self._queue.take(self._max_batch_patches, shared))
             else:
                 self._wake.clear()
                 await self._wake.wait()
@@ -151,8 +151,8 @@ class Batcher:
         seconds = time.monotonic() - begin
         pace = seconds / patches - self._seconds_per_patch
         self._seconds_per_patch += _PACE_WEIGHT * pace
-        if parts[0].job.model is None:
-            self._sharing.learn(patches, seconds)
+        if parts[0].job.model is None and passing.exception() is None:
+            self._size.learn(patches, seconds)
 
     def _pass(self, parts: list[Part]) -> list[ModelOutput]:
         """Runs in the model's thread."""

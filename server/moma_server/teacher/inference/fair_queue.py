@@ -1,4 +1,4 @@
-"""The queries that wait for the model: in turn between sites, each with its share.
+"""The queries that wait for the model: in turn between sites, in short passes.
 
 Where several sites ask, a pass of the model is short, so that a query of one patch does
 not wait for hundreds of another site's: a larger query comes in parts. The site whose
@@ -8,10 +8,9 @@ with the most.
 """
 
 import asyncio
-import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count
@@ -20,14 +19,12 @@ from typing import NamedTuple
 from moma_core.teacher.query import Pixels
 from moma_server.teacher.inference.backend import Model, ModelOutput
 
-_SHARED_PASS_SECONDS = 0.0025  # of a pass, at least, where sites share the model
-_OF_FASTEST = 2  # so much longer than the fastest pass it may be
-_WORTH = 1.5  # times quicker a patch must be in a long pass, for that to be worth it
-_ABOUT = 1.25  # times as long is about as fast
-_LOOK_EVERY = 16  # passes a short one comes between long ones, to see what it costs
-_TRIED_PATCHES = 8  # of a pass, until which it is not known what longer ones are worth
+_SHORT_SECONDS = 0.0025  # of a pass: a shorter one costs more than its wait is worth
+_WELL = 1.5  # times the seconds a patch of the best size: still two thirds of its work
+_GAIN = 1.1  # times quicker than half the size: then twice the size is tried as well
+_LAST_PASSES = 8  # of one size
+_LOOK_SECONDS = 1.0  # after which the next larger size, or the smaller one, is tried
 _ACTIVE_SECONDS = 5.0  # so long after its query a site counts as one that asks
-_SHORTEST_SECONDS = 1e-6
 
 
 class JobState(Enum):
@@ -69,15 +66,16 @@ class Job:
         is_teachers = self.model is None and other.model is None
         return is_teachers and self.pixels.dtype == other.pixels.dtype
 
-    def next_patches(self, share: int | None, room: int) -> int:
+    def next_patches(self, batch: int | None, room: int) -> int:
         """Returns the size of the next part; a copy's output depends on all of it.
 
         Args:
-            share: Patches of a batch, of which a larger job is parted. None: none is.
+            batch: Patches of a batch, of which a job that is larger than half of it is
+                parted where it does not fit. None: none is.
             room: What is left of the batch.
         """
         left = len(self.pixels) - self.taken
-        is_parted = share is not None and left > share and self.model is None
+        is_parted = batch is not None and 2 * left > batch and self.model is None
         return min(left, room) if is_parted else left
 
     def fail(self, error: BaseException) -> None:
@@ -128,63 +126,99 @@ class QueueBounds:
     total_bytes: int = 1024 * 2**20
 
 
-class Sharing:
-    """How many patches a pass may have where sites share the model.
+class PassSize:
+    """How many patches a pass of the model has where several sites ask.
 
-    So that a small query waits for little, a pass is to take a few milliseconds, or
-    twice the fastest pass where longer ones do more for the time: noise makes a pass
-    longer and never shorter, so what counts is the least that was seen. No pass is
-    smaller than the smallest query of those who ask. A site that asks alone has whole
+    So that a small query waits for little, a pass has as few as do well: at least two
+    thirds of what the best size does in the same time, or all that fit 2.5 ms. No size
+    is below the smallest query of those who ask. A site that asks alone has whole
     passes.
 
+    Sizes are powers of two. Of each, the quickest of the last few passes counts, since
+    others on the machine make one slow, and a network's first one is; now and then the
+    next larger or smaller size is tried, since the machine may be another's tomorrow.
+
     Args:
+        max_patches: Of a pass.
         clock: Returns seconds, and never goes back.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, max_patches: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_patches, self._clock = max_patches, clock
         self._requested: dict[str, tuple[float, int]] = {}
-        self._fastest_seconds = math.inf
-        self._of_fastest = 0  # patches
-        self._seconds_per_patch = math.inf
-        self._largest = self._passes = 0
-        self._patches = 1
+        self._seconds_per_patch: dict[int, deque[float]] = {}  # by the pass's size
+        self._looked, self._beside = clock(), 0
 
-    def note(self, job: Job) -> None:
-        """Remembers who asks, and for how much at once."""
-        self._requested[job.site] = (self._clock(), len(job.pixels))
+    def note(self, sizes: Mapping[str, int]) -> None:
+        """Remembers who asks, and for how many patches at once."""
+        now = self._clock()
+        since = now - _ACTIVE_SECONDS
+        active = {site: at for site, at in self._requested.items() if at[0] >= since}
+        self._requested = active | {site: (now, size) for site, size in sizes.items()}
 
     def learn(self, patches: int, seconds: float) -> None:
         """Takes a pass of the model into account."""
-        seconds = max(seconds, _SHORTEST_SECONDS)
-        about = _ABOUT if patches < self._of_fastest else 1
-        if seconds < about * self._fastest_seconds:
-            self._fastest_seconds, self._of_fastest = seconds, patches
-        self._seconds_per_patch = min(self._seconds_per_patch, seconds / patches)
-        self._largest = max(self._largest, patches)
-        if self._largest < _TRIED_PATCHES:
-            self._patches = 2 * self._largest
-            return
-        self._passes += 1
-        most = _SHARED_PASS_SECONDS
-        of_short = self._fastest_seconds / self._of_fastest
-        is_looked_at = not self._passes % _LOOK_EVERY
-        if of_short > _WORTH * self._seconds_per_patch and not is_looked_at:
-            most = max(most, _OF_FASTEST * self._fastest_seconds)
-        self._patches = max(1, round(most / self._seconds_per_patch))
+        last = self._seconds_per_patch.setdefault(
+            _power_of_two(patches), deque(maxlen=_LAST_PASSES)
+        )
+        last.append(seconds / patches)
 
-    def share(self) -> int | None:
-        """Returns the patches of a pass; None: as many as fit."""
-        since = self._clock() - _ACTIVE_SECONDS
-        self._requested = {
-            site: (at, patches)
-            for site, (at, patches) in self._requested.items()
-            if at >= since
-        }
+    def patches(self, waiting: Mapping[str, int]) -> int | None:
+        """Returns the patches of the next pass; None: as many as fit.
+
+        Args:
+            waiting: Sites that wait, with how many patches each asks for at once.
+        """
+        self.note(waiting)
         if len(self._requested) < 2:
             return None
-        smallest = min(patches for _, patches in self._requested.values())
-        return max(smallest, self._patches)
+        smallest = min(size for _, size in self._requested.values())
+        return max(smallest, min(self._tried(), self._max_patches))
+
+    def _tried(self) -> int:
+        """Returns the best size, or one beside it that nothing new is known of."""
+        costs = self._costs()
+        best = _best(costs)
+        beside = [_larger(best, costs), best // 2]
+        for each in beside:
+            if self._is_possible(each) and each not in costs:
+                return each
+        now = self._clock()
+        if now < self._looked + _LOOK_SECONDS:
+            return best
+        self._looked = now
+        self._beside = 1 - self._beside
+        looked_at = beside[self._beside]
+        return looked_at if self._is_possible(looked_at) else best
+
+    def _is_possible(self, size: int) -> bool:
+        return 1 <= size <= _power_of_two(self._max_patches)
+
+    def _costs(self) -> dict[int, float]:
+        """Returns the seconds a patch of each size that was seen."""
+        return {size: min(last) for size, last in self._seconds_per_patch.items()}
+
+
+def _best(costs: Mapping[int, float]) -> int:
+    """Returns the smallest size that does well, or the largest that is short."""
+    quickest = min(costs.values(), default=0.0)
+    well = [size for size, cost in costs.items() if cost <= _WELL * quickest]
+    short = [size for size, cost in costs.items() if size * cost <= _SHORT_SECONDS]
+    return max(min(well, default=1), *short, 1)
+
+
+def _larger(size: int, costs: Mapping[int, float]) -> int:
+    """Returns the next size above those each of which gained by being larger."""
+    while 2 * size in costs and _GAIN * costs[2 * size] < costs[size]:
+        size *= 2
+    return 2 * size
+
+
+def _power_of_two(patches: int) -> int:
+    """Returns the smallest one that is no smaller."""
+    return 1 << (patches - 1).bit_length()
 
 
 class FairQueue:
@@ -251,25 +285,33 @@ class FairQueue:
                 return newest
         return None
 
-    def take(self, max_patches: int, share: int | None = None) -> list[Part]:
+    def sizes(self) -> dict[str, int]:
+        """Returns who waits for the teacher, and for how many patches at once."""
+        return {
+            site: len(line[0].pixels)
+            for site, line in self._queues.items()
+            if line[0].model is None
+        }
+
+    def take(self, max_patches: int, shared: int | None = None) -> list[Part]:
         """Removes the next batch: what may join, sites in turn.
 
         Args:
             max_patches: Patches of the batch; a first job that is larger comes alone.
-            share: Patches of the batch where several sites ask; of a larger job comes
+            shared: Patches of the batch where several sites ask; of a large job comes
                 what has room. None: jobs come whole.
         """
         batch: list[Part] = []
-        room = max_patches if share is None else min(max_patches, share)
+        room = max_patches if shared is None else min(max_patches, shared)
         while self._queues and (room > 0 or not batch):
             job = self._queues[self._next()][0]
-            size = job.next_patches(share, room)
+            size = job.next_patches(shared, room)
             if batch and (size > room or not job.may_join(batch[0].job)):
                 break
             batch.append(Part(job, job.taken, job.taken + size))
             room -= size
-            self._take(job, size)
             self._turns[job.site] = next(self._numbers)
+            self._take(job, size)
         return batch
 
     def _next(self) -> str:
@@ -294,3 +336,5 @@ class FairQueue:
         line.remove(job)
         if not line:
             del self._queues[job.site]
+        if not self._queues:
+            self._turns.clear()  # or it would hold every site that ever asked

@@ -179,7 +179,7 @@ def _rests(
     return rests
 
 
-def test_a_site_rests_three_times_as_long_as_it_works_more_than_who_works_least(
+def test_a_site_rests_for_what_it_works_beyond_twice_the_least_beside_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = [
@@ -194,7 +194,7 @@ def test_a_site_rests_three_times_as_long_as_it_works_more_than_who_works_least(
 
     rests = _rests(monkeypatch, asked)
 
-    assert rests == [0.0, 0.0, 3 * 0.1875, 0.0, 0.0, 0.0, 3 * 0.125]
+    assert rests == [0.0, 0.0, 3 * 0.125, 0.0, 0.0, 0.0, 3 * 0.125]
 
 
 def test_sites_whose_requests_are_as_much_work_rest_not_at_all(

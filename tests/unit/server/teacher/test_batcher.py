@@ -11,7 +11,7 @@ from moma_core.teacher.query import Pixels
 from moma_server.metrics.metrics import TeacherMetrics
 from moma_server.teacher.inference.backend import ModelOutput
 from moma_server.teacher.inference.batcher import Batcher
-from moma_server.teacher.inference.fair_queue import Job, QueueBounds
+from moma_server.teacher.inference.fair_queue import Job, PassSize, QueueBounds
 from tests.support.machine.waiting import until
 from tests.support.teacher.teacher_server import MeanColour, in_background
 
@@ -84,6 +84,28 @@ def test_a_failing_pass_fails_its_own_callers_only() -> None:
             assert (failed.worked, served.worked) == (False, True)
 
     asyncio.run(scenario())
+
+
+def test_a_pass_that_failed_says_nothing_of_what_passes_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learned = list[int]()
+    monkeypatch.setattr(
+        PassSize, "learn", lambda _size, patches, _seconds: learned.append(patches)
+    )
+
+    async def scenario() -> None:
+        backend = MeanColour()
+        async with batching(backend) as batcher:
+            backend.error = ArithmeticError("overflow")
+            with pytest.raises(ArithmeticError):
+                await batcher.run(job(1, patches=3))
+            backend.error = None
+            await batcher.run(job(2, patches=2))
+
+    asyncio.run(scenario())
+
+    assert learned == [2]
 
 
 def test_a_model_that_answers_another_shape_is_a_failure() -> None:
