@@ -23,7 +23,9 @@ _SHORT_SECONDS = 0.0025  # of a pass: a shorter one costs more than its wait is 
 _WELL = 1.5  # times the seconds a patch of the best size: still two thirds of its work
 _GAIN = 1.1  # times quicker than half the size: then twice the size is tried as well
 _LAST_PASSES = 8  # of one size
-_LOOK_SECONDS = 1.0  # after which the next larger size, or the smaller one, is tried
+_LOOK_SECONDS = 1.0  # in which the next larger size and the smaller one are tried once
+_LOOK_PASSES = 200  # in which they are, where so many take less
+_KEPT_SECONDS = 30.0  # after which a size that did not come again is not known
 _ACTIVE_SECONDS = 5.0  # so long after its query a site counts as one that asks
 
 
@@ -148,8 +150,10 @@ class PassSize:
     ) -> None:
         self._max_patches, self._clock = max_patches, clock
         self._requested: dict[str, tuple[float, int]] = {}
-        self._seconds_per_patch: dict[int, deque[float]] = {}  # by the pass's size
-        self._looked, self._beside = clock(), 0
+        # by the pass's size: when, and the seconds a patch
+        self._passes: dict[int, deque[tuple[float, float]]] = {}
+        self._looked_at = set[int]()
+        self._looked, self._since_look = clock(), 0
 
     def note(self, sizes: Mapping[str, int]) -> None:
         """Remembers who asks, and for how many patches at once."""
@@ -160,10 +164,10 @@ class PassSize:
 
     def learn(self, patches: int, seconds: float) -> None:
         """Takes a pass of the model into account."""
-        last = self._seconds_per_patch.setdefault(
+        last = self._passes.setdefault(
             _power_of_two(patches), deque(maxlen=_LAST_PASSES)
         )
-        last.append(seconds / patches)
+        last.append((self._clock(), seconds / patches))
 
     def patches(self, waiting: Mapping[str, int]) -> int | None:
         """Returns the patches of the next pass; None: as many as fit.
@@ -174,31 +178,37 @@ class PassSize:
         self.note(waiting)
         if len(self._requested) < 2:
             return None
-        smallest = min(size for _, size in self._requested.values())
-        return max(smallest, min(self._tried(), self._max_patches))
+        least = min(size for _, size in self._requested.values())
+        return max(least, min(self._tried(least), self._max_patches))
 
-    def _tried(self) -> int:
-        """Returns the best size, or one beside it that nothing new is known of."""
-        costs = self._costs()
-        best = _best(costs)
-        beside = [_larger(best, costs), best // 2]
-        for each in beside:
-            if self._is_possible(each) and each not in costs:
+    def _tried(self, least: int) -> int:
+        """Returns the best size, or now and then one beside it, to see what it does.
+
+        Each is asked for once in a while and not until it comes: a pass has no more
+        than what waits.
+        """
+        now, costs = self._clock(), self._costs()
+        self._since_look += 1
+        is_time = now >= self._looked + _LOOK_SECONDS
+        if self._since_look > (_LAST_PASSES if is_time else _LOOK_PASSES):
+            self._looked, self._since_look = now, 0
+            self._looked_at.clear()
+        best = max(_best(costs), _power_of_two(least))
+        for each in (_larger(best, costs), best // 2):
+            is_possible = least <= each <= _power_of_two(self._max_patches)
+            if is_possible and each not in self._looked_at:
+                self._looked_at.add(each)
                 return each
-        now = self._clock()
-        if now < self._looked + _LOOK_SECONDS:
-            return best
-        self._looked = now
-        self._beside = 1 - self._beside
-        looked_at = beside[self._beside]
-        return looked_at if self._is_possible(looked_at) else best
-
-    def _is_possible(self, size: int) -> bool:
-        return 1 <= size <= _power_of_two(self._max_patches)
+        return max(_best(costs), least)
 
     def _costs(self) -> dict[int, float]:
-        """Returns the seconds a patch of each size that was seen."""
-        return {size: min(last) for size, last in self._seconds_per_patch.items()}
+        """Returns the seconds a patch of each size that was seen of late."""
+        since = self._clock() - _KEPT_SECONDS
+        return {
+            size: min(cost for _, cost in last)
+            for size, last in self._passes.items()
+            if last[-1][0] >= since
+        }
 
 
 def _best(costs: Mapping[int, float]) -> int:
@@ -286,12 +296,8 @@ class FairQueue:
         return None
 
     def sizes(self) -> dict[str, int]:
-        """Returns who waits for the teacher, and for how many patches at once."""
-        return {
-            site: len(line[0].pixels)
-            for site, line in self._queues.items()
-            if line[0].model is None
-        }
+        """Returns who waits, and for how many patches at once."""
+        return {site: len(line[0].pixels) for site, line in self._queues.items()}
 
     def take(self, max_patches: int, shared: int | None = None) -> list[Part]:
         """Removes the next batch: what may join, sites in turn.
