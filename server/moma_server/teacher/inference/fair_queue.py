@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 from moma_core.teacher.query import Pixels
@@ -221,7 +222,7 @@ def _best(costs: Mapping[int, float]) -> int:
 
 def _larger(size: int, costs: Mapping[int, float]) -> int:
     """Returns the next size above those each of which gained by being larger."""
-    while 2 * size in costs and _GAIN * costs[2 * size] < costs[size]:
+    while 2 * size in costs and _GAIN * costs[2 * size] < costs.get(size, inf):
         size *= 2
     return 2 * size
 
