@@ -398,3 +398,12 @@ def test_no_pass_is_larger_than_the_model_takes() -> None:
     clock = _Clock()
 
     assert 60 <= _learned(PassSize(100, clock), clock, 0.1, 1e-5) <= 100
+
+
+def test_a_size_between_those_that_came_may_be_asked_for() -> None:
+    size = PassSize(256, _Clock())
+    size.learn(64, 0.1)
+
+    found = {size.patches({"a": 32, "b": 32}) for _ in range(4)}
+
+    assert found == {32, 64, 128}
