@@ -20,6 +20,7 @@ from moma_server.relay.agent import LinkLimits, RelayAgent
 from moma_server.relay.dial import RelayAddress, dial
 from moma_server.relay.limits import RelayBounds
 from moma_server.relay.server import SERVED, RelayServer, RelaySettings
+from moma_server.relay.tunnel import first_of
 from moma_server.rpc.authorization import CertificateAuthorization
 from moma_server.rpc.tls import TlsCredentials
 from moma_server.state import relay_links_file
@@ -59,7 +60,7 @@ async def serve_relay(
     _note_links(config, {})
     await server.start()
     try:
-        await stop.wait()
+        await first_of(stop.wait(), server.wait_for_termination())
     finally:
         await server.stop(_GRACE_SECONDS)
         _note_links(config, {})

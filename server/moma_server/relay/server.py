@@ -29,6 +29,7 @@ from moma_server.rpc.authorization import (
     CertificateAuthorization,
     connected,
 )
+from moma_server.rpc.background import BackgroundTasks
 from moma_server.rpc.limits import READ_SECONDS, ConnectionBounds, read_message
 from moma_server.rpc.tls import TlsCredentials
 
@@ -114,7 +115,7 @@ class RelayServer:
         )
         self._interceptor = AuthInterceptor(policy, metrics, teacher="", bounds=calls)
         self._health = health.HealthServicer()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._background = BackgroundTasks()
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=_options(settings),
@@ -142,20 +143,27 @@ class RelayServer:
             port = self._server.add_secure_port(address, self._credentials.for_server())
         except RuntimeError as error:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
-        self._sweeping = asyncio.create_task(self._sweep(), name="relay-sweep")
+        self._background.start(self._sweep(), "relay-sweep")
         await self._server.start()
         serving = health_pb2.HealthCheckResponse.SERVING
         await self._health.set(RELAY_SERVICE, serving)
         _logger.info("the relay serves at %s", address_of(self._settings.host, port))
         return port
 
+    async def wait_for_termination(self) -> None:
+        """Waits until the relay was stopped.
+
+        Raises:
+            Exception: What it does beside its calls ended by it; stop the relay then.
+        """
+        await self._background.wait()
+
     async def stop(self, grace_seconds: float) -> None:
         """Waits for the calls that are open, but not for ever, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
         await self._interceptor.emptied(_LAST_CALLS_SECONDS)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        self._background.cancel()
 
     async def _sweep(self) -> None:
         while True:

@@ -112,7 +112,8 @@ async def serve_teacher(
         linked = stay_linked(config, section, revoked, socket, stop)
         draining = asyncio.create_task(_drained(server, stop))
         try:
-            await asyncio.gather(draining, poll(), linked)
+            ended = server.wait_for_termination()
+            await asyncio.gather(draining, poll(), linked, ended)
         finally:
             stop.set()  # an error ends it as well
             await draining

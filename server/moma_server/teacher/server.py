@@ -29,6 +29,7 @@ from moma_server.rpc.authorization import (
     AuthInterceptor,
     AuthorizationPolicy,
 )
+from moma_server.rpc.background import BackgroundTasks
 from moma_server.rpc.limits import ConnectionBounds
 from moma_server.teacher.end_to_end.endpoint import SealedEndpoint
 from moma_server.teacher.end_to_end.identity import TeacherTrust
@@ -142,7 +143,7 @@ class TeacherServer:
         self._audit = AuditServicer(ledger, self._endpoint)
         self._teacher = self._servicer()
         self._health = health.HealthServicer()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
         self._server, self._interceptor = self._port(
             trust.policy, settings, streams=settings.calls.of_one
         )
@@ -211,12 +212,10 @@ class TeacherServer:
         """
         port = self._open_port()
         await self._keep_ledger()
-        self._batcher.start()
-        self._tasks = [
-            asyncio.create_task(self._sweep(), name="authorization-sweep"),
-            asyncio.create_task(self._rotate_keys(), name="sealing-keys"),
-            asyncio.create_task(self._sign_anew(), name="checkpoints"),
-        ]
+        self._batcher.start(self._background)
+        self._background.start(self._sweep(), "authorization-sweep")
+        self._background.start(self._rotate_keys(), "sealing-keys")
+        self._background.start(self._sign_anew(), "checkpoints")
         await self._server.start()
         if self._relayed is not None:
             await self._relayed.start()
@@ -243,6 +242,14 @@ class TeacherServer:
             raise ConfigError(f"cannot listen at {address}: {error}") from None
         return port
 
+    async def wait_for_termination(self) -> None:
+        """Waits until the server was stopped.
+
+        Raises:
+            Exception: What it does beside its calls ended by it; stop the server then.
+        """
+        await self._background.wait()
+
     async def stop(self, grace_seconds: float) -> None:
         """Answers what was accepted, refuses what is new, and stops.
 
@@ -255,8 +262,7 @@ class TeacherServer:
             await self._relayed.stop(_LAST_CALLS_SECONDS)
         await self._server.stop(_LAST_CALLS_SECONDS)
         await self._interceptor.emptied(_LAST_CALLS_SECONDS)
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
         self.sessions.clear()
         await self._billing.stop()
 

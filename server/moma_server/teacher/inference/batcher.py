@@ -16,6 +16,7 @@ import numpy as np
 
 from moma_core.errors import TeacherBusyError, TeacherUnavailableError
 from moma_server.metrics.metrics import TeacherMetrics
+from moma_server.rpc.background import BackgroundTasks
 from moma_server.teacher.inference.backend import ModelOutput, TeacherBackend
 from moma_server.teacher.inference.fair_queue import (
     FairQueue,
@@ -64,9 +65,9 @@ class Batcher:
         self._size = PassSize(max_batch_patches)
         self._worker: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begins to serve; needs a running event loop."""
-        self._worker = asyncio.create_task(self._work(), name="teacher-batcher")
+    def start(self, background: BackgroundTasks) -> None:
+        """Begins to serve, by a task of the server; needs a running event loop."""
+        self._worker = background.start(self._work(), "teacher-batcher")
 
     async def run(self, job: Job) -> ModelOutput:
         """Waits for what the model gives out for a job.

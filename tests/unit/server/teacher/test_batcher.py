@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from moma_core.errors import TeacherUnavailableError
 from moma_core.teacher.query import Pixels
 from moma_server.metrics.metrics import TeacherMetrics
+from moma_server.rpc.background import BackgroundTasks
 from moma_server.teacher.inference.backend import ModelOutput
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.fair_queue import Job, PassSize, QueueBounds
@@ -46,7 +47,7 @@ async def batching(backend: MeanColour, max_patches: int = 8) -> AsyncIterator[B
     batcher = Batcher(
         backend, QueueBounds(), max_batch_patches=max_patches, metrics=metrics
     )
-    batcher.start()
+    batcher.start(BackgroundTasks())
     try:
         yield batcher
     finally:

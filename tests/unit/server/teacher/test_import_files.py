@@ -16,6 +16,7 @@ from moma_core.errors import ConfigError, TeacherUnavailableError
 from moma_server.cli.main import main
 from moma_server.config.import_recipe import ImportRecipe
 from moma_server.metrics.metrics import TeacherMetrics
+from moma_server.rpc.background import BackgroundTasks
 from moma_server.teacher.build.from_model import ImportedTeacher, teacher_from_model
 from moma_server.teacher.inference.batcher import Batcher
 from moma_server.teacher.inference.fair_queue import Job, QueueBounds
@@ -343,7 +344,7 @@ def test_an_answer_of_nan_leaves_nobody_and_is_not_worked_for(tmp_path: Path) ->
             max_batch_patches=8,
             metrics=TeacherMetrics(CollectorRegistry()),
         )
-        batcher.start()
+        batcher.start(BackgroundTasks())
         job = Job("site-a", patches())
         with pytest.raises(TeacherUnavailableError, match="NaN or infinity"):
             await batcher.run(job)
