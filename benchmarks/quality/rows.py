@@ -23,6 +23,7 @@ class Row:
         moving: How the teacher moves; None: frozen.
         federation: How many sites, and what they share.
         training: Changes to the `Course` of the other rows, such as `ema_decay`.
+        mixed_answers: Alpha of the mixtures that the student sees; 0: it sees patches.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     moving: Moving | None = None
     federation: Federation = "none"
     training: Mapping[str, Any] = field(default_factory=dict)
+    mixed_answers: float = 0.0
 
 
 def _views(method: Method) -> int:

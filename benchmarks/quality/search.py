@@ -80,6 +80,8 @@ TRAINING_ROWS = (
     Row("beside-ema", "moma", training={"ema_decay": 0.95}),
     Row("beside-smoothing", "moma", training={"label_smoothing": 0.1}),
     Row("beside-warm-up", "moma", training={"warmup_share": 0.1}),
+    Row("beside-mixed-0.2", "moma", mixed_answers=0.2),
+    Row("beside-mixed-1", "moma", mixed_answers=1.0),
 )
 # Taken up where time is left.
 LATE_ROWS = (

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import torch
 
+from benchmarks.quality.mixed_answers import MixedAnswers
 from benchmarks.quality.rows import Row
 from benchmarks.quality.teachers import ARCHITECTURE
 from benchmarks.quality.tissue import Tissue
@@ -67,7 +68,10 @@ def make_student(
         view_size_px=VIEW_SIZE_PX,
         seed=trial.seed,
     )
-    return make_distiller(row.method, student, context)
+    distiller = make_distiller(row.method, student, context)
+    if not row.mixed_answers:
+        return distiller
+    return MixedAnswers(distiller, row.mixed_answers, trial.seed)
 
 
 def settings_of(row: Row, scale: float) -> DistillationSettings:
@@ -92,6 +96,8 @@ def fingerprint(trial: Trial) -> str:
     text += repr((row.method, row.views, row.labelled_share, row.moving))
     if row.training:
         text += repr(sorted(row.training.items()))
+    if row.mixed_answers:
+        text += repr(row.mixed_answers)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
