@@ -104,6 +104,7 @@ _TREES: dict[str, Callable[[Path], Path]] = {
     "usz": _usz,
     "crc_val": _crc_val,
     "prostate_two_centres": _manifest,
+    "prostate_quick": _manifest,
 }
 
 
