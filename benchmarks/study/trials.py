@@ -18,6 +18,7 @@ layer, on its embeddings of the site's labelled patches."""
 
 BY_RATE = ("ce", "ft")
 TUNING_SEED, NOISE_SEED = 1000, 2000
+_WEIGHTS = {"contrastive_weight", "distillation_weight"}
 _OF_THE_SAME_CLASSES = {"simkd", "srrl"}
 _NO_PART = {"data", "about", "expected_hours", "seeds", "repeats", "variants", "name"}
 
@@ -94,6 +95,9 @@ def grid(study: Study, row: str) -> list[Tuned]:
     """Returns what is tried for a row."""
     if row in BY_RATE:
         return [Tuned(1.0, rate) for rate in study.rates]
+    variant = study.variants.get(row)
+    if variant is not None and variant.changes.keys() >= _WEIGHTS:
+        return [Tuned(1.0, study.rate)]  # it has its weights
     return [Tuned(scale, study.rate) for scale in study.scales]
 
 

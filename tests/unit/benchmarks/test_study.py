@@ -26,6 +26,7 @@ from benchmarks.study.trials import StudyTrial, final, study_fingerprint, tuning
 from benchmarks.study.worth import worth_on
 from moma_core.data.sources.factory import open_source
 from moma_core.data.sources.paper_datasets import COLON_CLASSES
+from moma_core.distillation.settings import DistillationSettings
 from moma_core.errors import ConfigError, DataError
 from moma_core.models.backbone import Backbone, Normalise
 
@@ -298,6 +299,21 @@ def test_every_row_has_as_many_tuning_trials() -> None:
         counts[at] = counts.get(at, 0) + 1
 
     assert set(counts.values()) == {4}
+
+
+def test_the_weights_that_ship_are_tried_once_and_are_those_that_ship() -> None:
+    study = read_study(_PAPER / "prostate_quick.yaml")
+
+    tried = Counter(trial.row for trial in tuning(study))
+
+    assert tried == dict.fromkeys(("moma", "gated", "kd", "ce", "hint", "ft"), 3) | {
+        "shipped": 1
+    }
+    default = DistillationSettings()
+    assert study.variants["shipped"].changes == {
+        "contrastive_weight": default.contrastive_weight,
+        "distillation_weight": default.distillation_weight,
+    }
 
 
 def test_other_settings_make_a_line_stale_and_another_folder_does_not(
