@@ -279,7 +279,7 @@ class TeacherServer:
             await asyncio.sleep(self._settings.sweep_seconds)
             try:
                 await asyncio.to_thread(sealing.rotate_if_due)
-            except (CertificateError, OSError) as error:
+            except (MomaError, OSError) as error:
                 _logger.error("the sealing keys cannot be rotated: %s", error)
 
     async def _keep_ledger(self) -> None:

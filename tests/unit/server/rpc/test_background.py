@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from moma_core.errors import DiskError
 from moma_core.metrics_http.registry import Registry
 from moma_server.cli.init import ServerSetup, init_server
 from moma_server.config.server import ServerConfig
@@ -14,11 +15,13 @@ from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.relay.role import serve_relay
 from moma_server.relay.server import RelayServer
 from moma_server.rpc.background import BackgroundTasks
+from moma_server.teacher.end_to_end.identity import SealingKeys
 from moma_server.teacher.inference.fair_queue import FairQueue
 from moma_server.teacher.role import serve_teacher
 from moma_server.teacher.server import TeacherServer
+from moma_server.teacher.settings import TeacherServerSettings
 from tests.support.federation.pki import Pki
-from tests.support.machine.waiting import WAIT_SECONDS
+from tests.support.machine.waiting import WAIT_SECONDS, until
 from tests.support.teacher.reference_patch_teacher import write_golden_teacher
 from tests.support.teacher.teacher_server import (
     MeanColour,
@@ -76,6 +79,27 @@ def test_a_queue_that_breaks_ends_the_teacher_and_keeps_nobody_waiting(
                 await served.server.stop(grace_seconds=2)
                 with pytest.raises(Exception, match="shutting down"):
                     await answer
+
+    asyncio.run(scenario())
+
+
+def test_a_full_disk_is_no_end_of_the_keys_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: SealingKeys) -> None:
+        raise DiskError("cannot write the sealing keys: No space left on device")
+
+    async def scenario() -> None:
+        settings = TeacherServerSettings(sweep_seconds=0.01)
+        async with serving(tmp_path, Pki(), MeanColour(), settings=settings) as served:
+            monkeypatch.setattr(SealingKeys, "rotate_if_due", full)
+            ended = in_background(served.server.wait_for_termination())
+
+            await until(lambda: caplog.text.count("cannot be rotated") >= 2)
+
+            assert not ended.done()
+            monkeypatch.undo()
+        await asyncio.wait_for(ended, WAIT_SECONDS)
 
     asyncio.run(scenario())
 
