@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from moma_core.audit.checkpoint import Checkpoint
 from moma_core.audit.ledger import Committed, Ledger, Operation, Refusal
 from moma_core.audit.tables import Total, TotalKey
@@ -19,6 +21,7 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 _NOTHING = Total(0, 0)
+_FAILED = "the teacher cannot write its ledger"
 _MOST_TOGETHER = 256  # so that the first of them does not wait for ever
 
 
@@ -63,7 +66,11 @@ class GroupCommit:
         return asyncio.wrap_future(outcome)
 
     async def sign_anew(self) -> None:
-        """Has the log signed as it stands."""
+        """Has the log signed as it stands.
+
+        Raises:
+            MomaError: The ledger fails.
+        """
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._sign_anew)
 
@@ -82,7 +89,7 @@ class GroupCommit:
             except Exception as error:
                 trace = None if isinstance(error, MomaError) else error
                 _logger.error("the ledger cannot be written: %s", error, exc_info=trace)
-                failure = TeacherUnavailableError("the teacher cannot write its ledger")
+                failure = TeacherUnavailableError(_FAILED)
                 done = [failure] * len(group)
             for (_, outcome), result in zip(group, done, strict=True):
                 if isinstance(result, Refusal | TeacherUnavailableError):
@@ -92,7 +99,12 @@ class GroupCommit:
                     outcome.set_result(result)
 
     def _sign_anew(self) -> None:
-        self._metrics.show(self._ledger.sign_anew())
+        try:
+            committed = self._ledger.sign_anew()
+        except SQLAlchemyError as error:
+            _logger.error("the ledger cannot be written: %s", error, exc_info=error)
+            raise TeacherUnavailableError(_FAILED) from None
+        self._metrics.show(committed)
 
     def _take(self) -> list[tuple[Operation[Any], Future[Any]]]:
         """Returns what waits; nothing: the next one to come starts the thread again."""

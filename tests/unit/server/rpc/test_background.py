@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy.exc
 import yaml
 
+from moma_core.audit.ledger import Ledger
 from moma_core.errors import DiskError
 from moma_core.metrics_http.registry import Registry
 from moma_server.cli.init import ServerSetup, init_server
@@ -83,19 +85,43 @@ def test_a_queue_that_breaks_ends_the_teacher_and_keeps_nobody_waiting(
     asyncio.run(scenario())
 
 
-def test_a_full_disk_is_no_end_of_the_keys_rotation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("owner", "method", "error", "sentence"),
+    [
+        (
+            SealingKeys,
+            "rotate_if_due",
+            DiskError("cannot write the sealing keys: No space left on device"),
+            "the sealing keys cannot be rotated",
+        ),
+        (
+            Ledger,
+            "sign_anew",
+            sqlalchemy.exc.TimeoutError("QueuePool limit"),
+            "the log cannot be signed anew",
+        ),
+    ],
+    ids=["a full disk", "a busy database"],
+)
+def test_what_passes_is_tried_again(
+    owner: type,
+    method: str,
+    error: Exception,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def full(_: SealingKeys) -> None:
-        raise DiskError("cannot write the sealing keys: No space left on device")
+    def fails(_: object) -> None:
+        raise error
 
     async def scenario() -> None:
-        settings = TeacherServerSettings(sweep_seconds=0.01)
+        settings = TeacherServerSettings(sweep_seconds=0.01, checkpoint_seconds=0.01)
         async with serving(tmp_path, Pki(), MeanColour(), settings=settings) as served:
-            monkeypatch.setattr(SealingKeys, "rotate_if_due", full)
+            monkeypatch.setattr(owner, method, fails)
             ended = in_background(served.server.wait_for_termination())
 
-            await until(lambda: caplog.text.count("cannot be rotated") >= 2)
+            await until(lambda: caplog.text.count(sentence) >= 2)
 
             assert not ended.done()
             monkeypatch.undo()
