@@ -93,7 +93,24 @@ def _table(study: Study, scenario: str, student: str, rows: Mapping[str, Seeds])
             cells.append(_spread(seeds, f"{split}_kappa_quadratic"))
         cells += [_difference(found.get(row)) for found in compared.values()]
         lines.append(_cells(cells))
-    return "\n".join([*lines, "", *_verdicts(compared)])
+    lines += ["", *_verdicts(compared)]
+    return "\n".join([*lines, "", *_in_centre(rows)] if has_unseen else lines)
+
+
+def _in_centre(rows: Mapping[str, Seeds]) -> list[str]:
+    """Returns the differences in the training centre, where another one is the table's.
+
+    Drawn over the seeds alone, since each may have other patches there.
+    """
+    compared = {
+        name: compare(rows, name, "validation") for name in HELD_AGAINST if name in rows
+    }
+    head = ["in-centre", *[f"- {name} (95 %)" for name in compared]]
+    lines = [_cells(head), _cells(["---"] * len(head))]
+    for row in rows:
+        cells = [_difference(found.get(row)) for found in compared.values()]
+        lines.append(_cells([row, *cells]))
+    return lines
 
 
 def compare(rows: Mapping[str, Seeds], name: str, split: str) -> dict[str, Comparison]:

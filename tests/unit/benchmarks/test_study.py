@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -267,6 +268,9 @@ def test_a_study_runs_from_end_to_end_and_goes_on_where_it_was(
     assert "### same: student tiny" in tables
     assert "| averaged | 1 |" in tables
     assert "Not worse than ce by 0.01 of macro-F1, shown:" in tables
+    in_centre = tables.partition("| in-centre | - ce (95 %) | - moma (95 %) |")[2]
+    assert re.search(r"\| averaged \| [+-]0\.\d{3} \(", in_centre)
+    assert re.search(r"\| ce \|  \| [+-]", in_centre)
     with (tmp_path / "study-prostate-two-centres.csv").open(newline="") as file:
         stages = Counter(line["stage"] for line in csv.DictReader(file))
     assert stages == {"noise": 4, "tuning": 3, "final": 6}
