@@ -8,7 +8,6 @@ import pytest
 import sqlalchemy.exc
 import yaml
 
-from moma_core.audit.ledger import Ledger
 from moma_core.errors import DiskError
 from moma_core.metrics_http.registry import Registry
 from moma_server.cli.init import ServerSetup, init_server
@@ -17,7 +16,6 @@ from moma_server.metrics.certificates import CertificateMetrics
 from moma_server.relay.role import serve_relay
 from moma_server.relay.server import RelayServer
 from moma_server.rpc.background import BackgroundTasks
-from moma_server.teacher.end_to_end.identity import SealingKeys
 from moma_server.teacher.inference.fair_queue import FairQueue
 from moma_server.teacher.role import serve_teacher
 from moma_server.teacher.server import TeacherServer
@@ -86,17 +84,15 @@ def test_a_queue_that_breaks_ends_the_teacher_and_keeps_nobody_waiting(
 
 
 @pytest.mark.parametrize(
-    ("owner", "method", "error", "sentence"),
+    ("method", "error", "sentence"),
     [
         (
-            SealingKeys,
-            "rotate_if_due",
+            "moma_server.teacher.end_to_end.identity.SealingKeys.rotate_if_due",
             DiskError("cannot write the sealing keys: No space left on device"),
             "the sealing keys cannot be rotated",
         ),
         (
-            Ledger,
-            "sign_anew",
+            "moma_core.audit.ledger.Ledger.sign_anew",
             sqlalchemy.exc.TimeoutError("QueuePool limit"),
             "the log cannot be signed anew",
         ),
@@ -104,7 +100,6 @@ def test_a_queue_that_breaks_ends_the_teacher_and_keeps_nobody_waiting(
     ids=["a full disk", "a busy database"],
 )
 def test_what_passes_is_tried_again(
-    owner: type,
     method: str,
     error: Exception,
     sentence: str,
@@ -118,7 +113,7 @@ def test_what_passes_is_tried_again(
     async def scenario() -> None:
         settings = TeacherServerSettings(sweep_seconds=0.01, checkpoint_seconds=0.01)
         async with serving(tmp_path, Pki(), MeanColour(), settings=settings) as served:
-            monkeypatch.setattr(owner, method, fails)
+            monkeypatch.setattr(method, fails)
             ended = in_background(served.server.wait_for_termination())
 
             await until(lambda: caplog.text.count(sentence) >= 2)
