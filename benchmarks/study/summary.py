@@ -79,9 +79,7 @@ def _table(study: Study, scenario: str, student: str, rows: Mapping[str, Seeds])
     lines_of = [line for seeds in rows.values() for line in seeds.values()]
     has_unseen = any(line["unseen_truth"] for line in lines_of)
     split = "unseen" if has_unseen else "validation"
-    compared = {
-        name: compare(rows, name, split) for name in HELD_AGAINST if name in rows
-    }
+    compared = _compared(rows, split)
     head = ["row", "seeds", "in-centre", "unseen centre", "drop"]
     head += ["kappa"] if study.is_ordered else []
     head += [f"- {name} (95 %)" for name in compared]
@@ -102,15 +100,19 @@ def _in_centre(rows: Mapping[str, Seeds]) -> list[str]:
 
     Drawn over the seeds alone, since each may have other patches there.
     """
-    compared = {
-        name: compare(rows, name, "validation") for name in HELD_AGAINST if name in rows
-    }
+    compared = _compared(rows, "validation")
     head = ["in-centre", *[f"- {name} (95 %)" for name in compared]]
     lines = [_cells(head), _cells(["---"] * len(head))]
     for row in rows:
         cells = [_difference(found.get(row)) for found in compared.values()]
         lines.append(_cells([row, *cells]))
     return lines
+
+
+def _compared(
+    rows: Mapping[str, Seeds], split: str
+) -> dict[str, dict[str, Comparison]]:
+    return {name: compare(rows, name, split) for name in HELD_AGAINST if name in rows}
 
 
 def compare(rows: Mapping[str, Seeds], name: str, split: str) -> dict[str, Comparison]:
